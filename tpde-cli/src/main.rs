@@ -1,0 +1,2 @@
+//! The `tpde` command.
+fn main() {}

@@ -1,0 +1,5 @@
+//! The TPDE codec.
+
+pub mod error;
+pub mod id;
+pub mod wire;
