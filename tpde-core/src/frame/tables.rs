@@ -1,0 +1,284 @@
+//! The tables of a frame: one set a mode, built once and shared by all its tiles.
+
+use crate::bits::{BitReader, BitWriter};
+use crate::classes::{ClassMap, Classes, merge_classes};
+use crate::constants::{MAX_CLASSES, MAX_PROB_BITS, MAX_TABLE_BYTES, MIN_PROB_BITS};
+use crate::cost;
+use crate::dtype::Layout;
+use crate::error::{Result, corrupt};
+use crate::rans::mask_table::{log_odds_of, mask_table};
+use crate::rans::table::{
+    DecodeEntry, EncodeEntry, Logs, Table, logs_bits, quantise, read_logs, write_logs,
+};
+use crate::token::TokenShape;
+use crate::wire::{Reader, Writer};
+
+/// Tables of tokens, chosen by class.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenTables {
+    pub(crate) shape: TokenShape,
+    pub(crate) map: ClassMap,
+    prob_bits: u32,
+    logs: Vec<Logs>,
+}
+
+/// Most tables of `prob_bits` that fit a GPU block's shared memory.
+fn most_tables(prob_bits: u32) -> usize {
+    MAX_TABLE_BYTES / (4 << prob_bits)
+}
+
+impl TokenTables {
+    /// Builds the cheapest set for one histogram a class; `None` if all are empty.
+    pub(crate) fn fit(histograms: &[Vec<u32>], shape: TokenShape) -> Option<Self> {
+        let mut best: Option<(u64, Self)> = None;
+        for prob_bits in MIN_PROB_BITS..=MAX_PROB_BITS {
+            let price = |h: &[u32]| cost::entropy(h) + cost::bits(logs_bits(&quantise(h)));
+            let most = most_tables(prob_bits).min(MAX_CLASSES);
+            let (map, merged) = merge_classes(histograms, most, price);
+            if merged.is_empty() {
+                return None;
+            }
+            let logs: Vec<Logs> = merged.iter().map(|h| quantise(h)).collect();
+            let mut total = 0;
+            for (h, logs) in merged.iter().zip(&logs) {
+                total += Table::from_logs(logs, prob_bits).cost(h)? + cost::bits(logs_bits(logs));
+            }
+            if best.as_ref().is_none_or(|(least, _)| total < *least) {
+                best = Some((
+                    total,
+                    Self {
+                        shape,
+                        map,
+                        prob_bits,
+                        logs,
+                    },
+                ));
+            }
+        }
+        best.map(|(_, set)| set)
+    }
+
+    /// Encode entries of every table.
+    pub(crate) fn encode_entries(&self) -> Vec<Vec<EncodeEntry>> {
+        self.tables().map(|t| t.encode_entries()).collect()
+    }
+
+    /// Decode entries of every table.
+    pub(crate) fn decode_entries(&self) -> Vec<Vec<DecodeEntry>> {
+        self.tables().map(|t| t.decode_entries()).collect()
+    }
+
+    /// Whether the table of `class` can code `symbol`.
+    pub(crate) fn has(&self, class: usize, symbol: usize) -> bool {
+        self.logs[usize::from(self.map.table_of[class])][symbol] > 0
+    }
+
+    fn tables(&self) -> impl Iterator<Item = Table> {
+        self.logs
+            .iter()
+            .map(|logs| Table::from_logs(logs, self.prob_bits))
+    }
+
+    fn write(&self, w: &mut Writer) {
+        self.shape.write(w);
+        #[expect(clippy::cast_possible_truncation, reason = "10..=12 and 1..=16")]
+        w.u8(self.prob_bits as u8 | (self.logs.len() as u8 - 1) << 4);
+        if self.logs.len() > 1 {
+            self.map.write(w);
+        }
+        let mut bits = BitWriter::default();
+        self.logs
+            .iter()
+            .for_each(|logs| write_logs(logs, &mut bits));
+        w.raw(&bits.into_bytes());
+    }
+
+    fn read(r: &mut Reader<'_>, width: u32) -> Result<Self> {
+        const WHAT: &str = "token tables";
+        let shape = TokenShape::read(r, width)?;
+        let byte = r.u8(WHAT)?;
+        let (prob_bits, count) = (u32::from(byte & 15), usize::from(byte >> 4) + 1);
+        if !(MIN_PROB_BITS..=MAX_PROB_BITS).contains(&prob_bits) || count > most_tables(prob_bits) {
+            return Err(corrupt(WHAT, format!("{count} tables of {prob_bits} bits")));
+        }
+        let map = if count > 1 {
+            ClassMap::read(r, count)?
+        } else {
+            ClassMap {
+                table_of: [0; MAX_CLASSES],
+            }
+        };
+        let rest = r.clone().take(r.left(), WHAT)?;
+        let mut bits = BitReader::new(rest);
+        let logs = (0..count)
+            .map(|_| read_logs(&mut bits, shape.symbols()))
+            .collect::<Result<_>>()?;
+        let used = bits.next_byte();
+        bits.end(8 * used, 8, WHAT)?;
+        r.take(used, WHAT)?;
+        Ok(Self {
+            shape,
+            map,
+            prob_bits,
+            logs,
+        })
+    }
+}
+
+/// Log-odds of a change, chosen by class.
+#[derive(Debug, Clone)]
+pub(crate) struct MaskTables {
+    pub(crate) map: ClassMap,
+    pub(crate) log_odds: Vec<u8>,
+}
+
+impl MaskTables {
+    /// Builds the cheapest set for `(unchanged, changed)` counts a class over `tiles` tiles.
+    pub(crate) fn fit(unchanged_changed: &[[u32; 2]], tiles: usize) -> Self {
+        // A class costs its log-odds byte, and about a symbol of padding in every tile.
+        let fixed = cost::bits(8 + 2 * tiles as u64);
+        let histograms: Vec<Vec<u32>> = unchanged_changed.iter().map(|c| c.to_vec()).collect();
+        let (map, merged) = merge_classes(&histograms, MAX_CLASSES, |h| cost::entropy(h) + fixed);
+        let log_odds = merged
+            .iter()
+            .map(|h| log_odds_of(h[1].into(), u64::from(h[0]) + u64::from(h[1])))
+            .collect();
+        Self { map, log_odds }
+    }
+
+    /// The table of every mask class; `None` where nothing changes.
+    pub(crate) fn tables(&self) -> Vec<Option<Table>> {
+        self.log_odds
+            .iter()
+            .map(|&o| (o > 0).then(|| mask_table(o)))
+            .collect()
+    }
+
+    fn write(&self, w: &mut Writer) {
+        #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
+        w.u8(self.log_odds.len() as u8);
+        if self.log_odds.len() > 1 {
+            self.map.write(w);
+        }
+        w.raw(&self.log_odds);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self> {
+        const WHAT: &str = "mask tables";
+        let count = usize::from(r.u8(WHAT)?);
+        if !(1..=MAX_CLASSES).contains(&count) {
+            return Err(corrupt(WHAT, format!("{count} tables")));
+        }
+        let map = if count > 1 {
+            ClassMap::read(r, count)?
+        } else {
+            ClassMap {
+                table_of: [0; MAX_CLASSES],
+            }
+        };
+        Ok(Self {
+            map,
+            log_odds: r.take(count, WHAT)?.to_vec(),
+        })
+    }
+}
+
+/// What SPARSE needs.
+#[derive(Debug, Clone)]
+pub(crate) struct SparseTables {
+    pub(crate) masks: MaskTables,
+    /// Of the magnitudes of the elements that change; absent if none does.
+    pub(crate) magnitudes: Option<TokenTables>,
+}
+
+/// What FRESH needs.
+#[derive(Debug, Clone)]
+pub(crate) struct FreshTables {
+    /// Exponents count downwards from here.
+    pub(crate) origin: u32,
+    pub(crate) tokens: TokenTables,
+}
+
+/// All tables of a frame.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FrameTables {
+    pub(crate) classes: Option<Classes>,
+    pub(crate) sparse: Option<SparseTables>,
+    pub(crate) dense: Option<TokenTables>,
+    pub(crate) fresh: Option<FreshTables>,
+}
+
+const HAS_SPARSE: u8 = 1;
+const HAS_DENSE: u8 = 2;
+const HAS_FRESH: u8 = 4;
+const HAS_MAGNITUDES: u8 = 8;
+
+/// Width of the numbers that FRESH codes as tokens.
+pub(crate) fn fresh_width(layout: Layout, width: u32) -> u32 {
+    match layout {
+        Layout::Float { exponent_bits, .. } => exponent_bits,
+        Layout::Signed | Layout::Unsigned => width,
+    }
+}
+
+impl FrameTables {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        let magnitudes = self.sparse.as_ref().and_then(|s| s.magnitudes.as_ref());
+        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+        w.u8(flag(self.sparse.is_some(), HAS_SPARSE)
+            | flag(self.dense.is_some(), HAS_DENSE)
+            | flag(self.fresh.is_some(), HAS_FRESH)
+            | flag(magnitudes.is_some(), HAS_MAGNITUDES));
+        if let Some(classes) = self.classes {
+            w.varint(classes.origin.into());
+        }
+        if let Some(sparse) = &self.sparse {
+            sparse.masks.write(w);
+        }
+        if let Some(magnitudes) = magnitudes {
+            magnitudes.write(w);
+        }
+        if let Some(dense) = &self.dense {
+            dense.write(w);
+        }
+        if let Some(fresh) = &self.fresh {
+            w.varint(fresh.origin.into());
+            fresh.tokens.write(w);
+        }
+    }
+
+    /// Reads the tables of a frame of elements of `width` bits.
+    pub(crate) fn read(r: &mut Reader<'_>, layout: Layout, width: u32) -> Result<Self> {
+        const WHAT: &str = "frame tables";
+        const MAX_EXPONENT: usize = 1 << 11;
+        let flags = r.u8(WHAT)?;
+        if flags > 15 || flags & (HAS_SPARSE | HAS_MAGNITUDES) == HAS_MAGNITUDES {
+            return Err(corrupt(WHAT, format!("flags {flags:#04x}")));
+        }
+        let mut tables = Self::default();
+        #[expect(clippy::cast_possible_truncation, reason = "at most 2^11")]
+        let origin = |r: &mut Reader<'_>| r.size(MAX_EXPONENT, "exponent origin").map(|o| o as u32);
+        if flags & (HAS_SPARSE | HAS_DENSE) != 0 {
+            tables.classes = Some(Classes { origin: origin(r)? });
+        }
+        if flags & HAS_SPARSE != 0 {
+            let masks = MaskTables::read(r)?;
+            let has_magnitudes = flags & HAS_MAGNITUDES != 0;
+            let magnitudes = has_magnitudes
+                .then(|| TokenTables::read(r, width))
+                .transpose()?;
+            tables.sparse = Some(SparseTables { masks, magnitudes });
+        }
+        if flags & HAS_DENSE != 0 {
+            tables.dense = Some(TokenTables::read(r, width)?);
+        }
+        if flags & HAS_FRESH != 0 {
+            let origin = origin(r)?;
+            tables.fresh = Some(FreshTables {
+                origin,
+                tokens: TokenTables::read(r, fresh_width(layout, width))?,
+            });
+        }
+        Ok(tables)
+    }
+}
