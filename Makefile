@@ -1,0 +1,51 @@
+# The few commands of this project. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup tools fixtures build lint doc test demo bench clean
+
+FIXTURES := target/fixtures
+VENV_STAMP := .venv/.stamp
+# The environment's Python once it is there; any whole Python 3 does for the fixtures and the demo.
+PYTHON ?= python3
+VENV_OR_PYTHON = $(shell [[ -x .venv/bin/python ]] && echo .venv/bin/python || echo $(PYTHON))
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: tools $(VENV_STAMP) ## Install what is missing: C compiler, Python, .venv for the reference decoder
+
+tools:
+	@PYTHON=$(PYTHON) .ci/tools
+
+$(VENV_STAMP): requirements-test.txt | tools
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-test.txt
+	@touch $@
+
+fixtures: tools ## Write the model directories of tests/data into target/fixtures
+	@$(VENV_OR_PYTHON) -B tests/data/expand.py $(FIXTURES)
+
+build: tools ## Build the tpde binary into target/release
+	cargo build --locked --release -p tpde-cli
+
+lint: tools ## Formatting, clippy and documentation, every warning an error
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+# The tests come last, so that their own summary is the last thing on the screen.
+test: setup fixtures lint ## Everything CI runs
+	cargo test --locked --workspace
+
+demo: fixtures build ## Save, compare and restore a real run with the built binary
+	@PYTHON=$(VENV_OR_PYTHON) examples/demo.sh target/release/tpde $(FIXTURES)
+
+bench: fixtures ## Run the measurements of benches/
+	cargo bench --locked -p tpde-bench
+
+clean: ## Remove everything that was built or downloaded here
+	cargo clean
+	rm -rf .venv
