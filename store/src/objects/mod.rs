@@ -1,0 +1,455 @@
+//! Objects by key: a synchronous face over any object store.
+//!
+//! ```text
+//! caller's thread ─ Objects::{get, create, list…} ─ Driver ─┬ inline (disk, memory): I/O on this thread
+//!                                                           └ runtime (servers): a task, this thread waits
+//! ```
+//! Every object is written once. [`Objects::create`] is the only primitive on which agreement between writers
+//! rests; everything else is named by its content and may be written by anybody, any number of times.
+
+mod driver;
+mod durable;
+mod open;
+mod outcome;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use crate::error::{Result, StoreError};
+use crate::keys::{Key, Prefix};
+use driver::Driver;
+use durable::Folders;
+use outcome::Doubt;
+
+/// How often a write that is safe to repeat is tried before its failure is reported.
+pub(crate) const WRITE_ATTEMPTS: usize = 3;
+
+/// What a conditional create did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object did not exist, and now holds these bytes.
+    New,
+    /// Somebody's object was there before; nothing was written.
+    AlreadyExists,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// What the object is.
+    pub key: Key,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// The backend's own clock at its last write, in milliseconds since 1970.
+    pub modified_unix_ms: u64,
+}
+
+/// All objects of one store. Cheap to clone; safe to use from any thread, rayon's included.
+///
+/// Calls block until the backend answered. Do not call from inside an async task: hand the work to a blocking
+/// thread instead.
+#[derive(Clone)]
+pub struct Objects {
+    store: Arc<dyn ObjectStore>,
+    driver: Driver,
+    location: Arc<str>,
+    /// Set on a local disk only.
+    folders: Option<Arc<Folders>>,
+    /// Whether listings come in lexicographic order, so that a first page is enough for the newest.
+    sorted: bool,
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objects({})", self.location)
+    }
+}
+
+fn path(key: &Key) -> Path {
+    Path::from(key.to_string())
+}
+
+fn folder(prefix: &Prefix) -> Option<Path> {
+    match prefix {
+        Prefix::Root => None,
+        other => Some(Path::from(other.to_string())),
+    }
+}
+
+impl Objects {
+    /// A store in this process's memory, empty: for tests and for trying things out.
+    pub fn memory() -> Self {
+        Self {
+            driver: Driver::Inline,
+            sorted: true,
+            ..Self::over(Arc::new(object_store::memory::InMemory::new()), "memory")
+        }
+    }
+
+    /// Wraps any backend; `location` is what messages call it.
+    ///
+    /// Requests run on a small runtime that the whole process shares. Listings are taken to be unsorted.
+    pub fn over(store: Arc<dyn ObjectStore>, location: &str) -> Self {
+        Self {
+            store,
+            driver: Driver::Runtime,
+            location: location.into(),
+            folders: None,
+            sorted: false,
+        }
+    }
+
+    /// What the user called this store.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// The folder on this machine's disk, if the store is one.
+    pub fn local_root(&self) -> Option<&std::path::Path> {
+        self.folders.as_deref().map(Folders::root)
+    }
+
+    /// The whole object.
+    ///
+    /// # Errors
+    /// * `NotFound`: no such object.
+    /// * `Backend`: the disk or server failed; run the command again.
+    pub fn get(&self, key: &Key) -> Result<Bytes> {
+        let (store, path) = (Arc::clone(&self.store), path(key));
+        self.driver
+            .run(async move { store.get(&path).await?.bytes().await })
+            .map_err(|e| self.failed("get", key, e))
+    }
+
+    /// Bytes `range` of the object; exactly `range.end - range.start` of them.
+    ///
+    /// # Errors
+    /// As [`Objects::get`]; `Corrupt` if the object ends before the range does.
+    pub fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        if range.start >= range.end {
+            return Ok(Bytes::new());
+        }
+        let (store, path, asked) = (Arc::clone(&self.store), path(key), range.clone());
+        let got = self
+            .driver
+            .run(async move { store.get_range(&path, asked).await });
+        let short = |found: u64| {
+            StoreError::corrupt(
+                key.to_string(),
+                format!("bytes {range:?} were asked for, the object has {found}"),
+            )
+        };
+        match got {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
+            Ok(bytes) => Err(short(range.start + bytes.len() as u64)),
+            Err(error) => match self.head(key)? {
+                Some(size) if size < range.end => Err(short(size)),
+                _ => Err(self.failed("get", key, error)),
+            },
+        }
+    }
+
+    /// The last `len_bytes` bytes of the object (all of it, if it is shorter), and its whole size in bytes.
+    ///
+    /// One request.
+    ///
+    /// # Errors
+    /// As [`Objects::get`].
+    pub fn get_tail(&self, key: &Key, len_bytes: u64) -> Result<(Bytes, u64)> {
+        let (store, path) = (Arc::clone(&self.store), path(key));
+        let options = GetOptions {
+            range: Some(GetRange::Suffix(len_bytes.max(1))),
+            ..GetOptions::default()
+        };
+        let got = self.driver.run(async move {
+            let got = store.get_opts(&path, options).await?;
+            let size = got.meta.size;
+            Ok((got.bytes().await?, size))
+        });
+        match got {
+            Ok((bytes, size)) => {
+                let surplus = bytes
+                    .len()
+                    .saturating_sub(usize::try_from(len_bytes).unwrap_or(usize::MAX));
+                Ok((bytes.slice(surplus..), size))
+            }
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                Err(self.failed("get", key, error))
+            }
+            // Servers refuse any range of an empty object.
+            Err(error) => match self.head(key)? {
+                Some(0) => Ok((Bytes::new(), 0)),
+                _ => Err(self.failed("get", key, error)),
+            },
+        }
+    }
+
+    /// Size of the object in bytes, or `None` if there is none.
+    ///
+    /// # Errors
+    /// `Backend`: the disk or server failed; run the command again.
+    pub fn head(&self, key: &Key) -> Result<Option<u64>> {
+        let (store, path) = (Arc::clone(&self.store), path(key));
+        match self.driver.run(async move { store.head(&path).await }) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("look up", key, error)),
+        }
+    }
+
+    /// Stores `bytes` under a key that is named after them.
+    ///
+    /// Idempotent: an object of the same size that is already there is taken for the same one, and a write whose
+    /// answer was lost is repeated. On `Ok` the object is durable.
+    ///
+    /// # Errors
+    /// * `Corrupt`: another size is stored under this name.
+    /// * `Backend`: the disk or server failed; run the command again.
+    pub fn put_content(&self, key: &Key, bytes: Bytes) -> Result<Created> {
+        let len = bytes.len() as u64;
+        let mut attempt = 1;
+        loop {
+            match self.head(key)? {
+                Some(size) if size == len => {
+                    self.settle(key)?;
+                    return Ok(Created::AlreadyExists);
+                }
+                Some(size) => {
+                    return Err(StoreError::corrupt(
+                        key.to_string(),
+                        format!("its name stands for {len} bytes, {size} are stored"),
+                    ));
+                }
+                None => {}
+            }
+            match self.try_create(key, bytes.clone()) {
+                Ok(Created::New) => return Ok(Created::New),
+                // Somebody was faster: look at the size of theirs.
+                Ok(Created::AlreadyExists) if attempt < WRITE_ATTEMPTS => {}
+                Ok(Created::AlreadyExists) => return Ok(Created::AlreadyExists),
+                Err(error) if attempt < WRITE_ATTEMPTS && Doubt::of(&error) == Doubt::Unknown => {}
+                Err(error) => return Err(self.failed("put", key, error)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Creates the object if, and only if, there is none.
+    ///
+    /// Of any number of racing callers exactly one gets [`Created::New`]. One request, never repeated here.
+    ///
+    /// # Errors
+    /// * `OutcomeUnknown`: the answer was lost; read the object back to learn what happened.
+    /// * `Backend`: nothing was written; mend the cause and call again.
+    pub fn create(&self, key: &Key, bytes: Bytes) -> Result<Created> {
+        self.try_create(key, bytes)
+            .map_err(|error| match Doubt::of(&error) {
+                Doubt::Unknown => StoreError::OutcomeUnknown {
+                    detail: format!(
+                        "creating {key} was asked for, and the answer was lost ({error})"
+                    ),
+                    hint: "Run the same command again".to_owned(),
+                },
+                Doubt::Definite => self.failed("create", key, error),
+            })
+    }
+
+    fn try_create(&self, key: &Key, bytes: Bytes) -> object_store::Result<Created> {
+        let (store, path) = (Arc::clone(&self.store), path(key));
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let put = self
+            .driver
+            .run(async move { store.put_opts(&path, bytes.into(), options).await });
+        let created = match put {
+            Ok(_) => Created::New,
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Created::AlreadyExists,
+            Err(error) => return Err(error),
+        };
+        if let Some(folders) = &self.folders {
+            let settled = match created {
+                Created::New => folders.settle_above(&key.to_string()),
+                Created::AlreadyExists => folders.settle(&key.to_string()),
+            };
+            settled.map_err(|source| object_store::Error::Generic {
+                store: "folder",
+                source: Box::new(source),
+            })?;
+        }
+        Ok(created)
+    }
+
+    /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
+    fn settle(&self, key: &Key) -> Result<()> {
+        let Some(folders) = &self.folders else {
+            return Ok(());
+        };
+        folders.settle(&key.to_string()).map_err(|source| {
+            let error = object_store::Error::Generic {
+                store: "folder",
+                source: Box::new(source),
+            };
+            self.failed("sync", key, error)
+        })
+    }
+
+    /// All objects under `prefix`, by ascending key. What is not a key of this format is passed over.
+    ///
+    /// # Errors
+    /// `Backend`: the disk or server failed; a partial listing is never returned.
+    pub fn list(&self, prefix: &Prefix) -> Result<Vec<Listed>> {
+        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
+        self.collect(prefix, async move {
+            store.list(folder.as_ref()).try_collect().await
+        })
+    }
+
+    /// The objects under `prefix` whose key sorts after `offset`, by ascending key.
+    ///
+    /// # Errors
+    /// As [`Objects::list`].
+    pub fn list_after(&self, prefix: &Prefix, offset: &Key) -> Result<Vec<Listed>> {
+        let (store, folder, offset) = (Arc::clone(&self.store), folder(prefix), path(offset));
+        self.collect(prefix, async move {
+            store
+                .list_with_offset(folder.as_ref(), &offset)
+                .try_collect()
+                .await
+        })
+    }
+
+    fn collect(
+        &self,
+        prefix: &Prefix,
+        listing: impl Future<Output = object_store::Result<Vec<object_store::ObjectMeta>>>
+        + Send
+        + 'static,
+    ) -> Result<Vec<Listed>> {
+        let metas = self
+            .driver
+            .run(listing)
+            .map_err(|e| self.failed("list", prefix, e))?;
+        let mut listed: Vec<Listed> = metas
+            .into_iter()
+            .filter_map(|meta| {
+                let modified = std::time::SystemTime::from(meta.last_modified);
+                let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+                Some(Listed {
+                    key: Key::parse(meta.location.as_ref())?,
+                    size_bytes: meta.size,
+                    modified_unix_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                })
+            })
+            .collect();
+        // By text, which is the order of the keys on every backend.
+        listed.sort_by_cached_key(|l| l.key.to_string());
+        Ok(listed)
+    }
+
+    /// The `most` newest objects of a numbered `prefix` ([`Prefix::Slots`], [`Prefix::Rollups`],
+    /// [`Prefix::Tag`]), newest first.
+    ///
+    /// One page of a server's listing; on a disk the names of the folder, without looking at the files.
+    ///
+    /// # Errors
+    /// As [`Objects::list`].
+    pub fn list_newest(&self, prefix: &Prefix, most: usize) -> Result<Vec<Key>> {
+        if let Some(folders) = &self.folders {
+            let mut names = folders.names(&prefix.to_string()).map_err(|source| {
+                let error = object_store::Error::Generic {
+                    store: "folder",
+                    source: Box::new(source),
+                };
+                self.failed("list", prefix, error)
+            })?;
+            names.sort_unstable();
+            let keys = names
+                .iter()
+                .filter_map(|name| Key::parse(&format!("{prefix}/{name}")));
+            return Ok(keys.take(most).collect());
+        }
+        if !self.sorted {
+            let listed = self.list(prefix)?;
+            return Ok(listed.into_iter().map(|l| l.key).take(most).collect());
+        }
+        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
+        self.driver
+            .run(async move {
+                store
+                    .list(folder.as_ref())
+                    .try_filter_map(async |meta| Ok(Key::parse(meta.location.as_ref())))
+                    .take(most)
+                    .try_collect()
+                    .await
+            })
+            .map_err(|e| self.failed("list", prefix, e))
+    }
+
+    /// Names of the folders directly under `prefix`, ascending. On a disk an empty folder counts.
+    ///
+    /// # Errors
+    /// As [`Objects::list`].
+    pub fn list_folders(&self, prefix: &Prefix) -> Result<Vec<String>> {
+        Ok(self.shallow(prefix)?.0)
+    }
+
+    /// Names of the folders and of the objects directly under `prefix`.
+    pub(crate) fn shallow(&self, prefix: &Prefix) -> Result<(Vec<String>, Vec<String>)> {
+        let (store, at) = (Arc::clone(&self.store), folder(prefix));
+        let listed = self
+            .driver
+            .run(async move { store.list_with_delimiter(at.as_ref()).await })
+            .map_err(|e| self.failed("list", prefix, e))?;
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        let mut folders: Vec<String> = listed.common_prefixes.iter().filter_map(name).collect();
+        folders.sort_unstable();
+        let objects = listed.objects.iter();
+        Ok((folders, objects.filter_map(|o| name(&o.location)).collect()))
+    }
+
+    /// Deletes a scratch object of the probe; nothing else is ever deleted here.
+    pub(crate) fn delete_probe(
+        &self,
+        nonce: crate::ids::Nonce,
+        object: crate::keys::ProbeObject,
+    ) -> Result<()> {
+        let key = Key::Probe(nonce, object);
+        let (store, path) = (Arc::clone(&self.store), path(&key));
+        match self.driver.run(async move { store.delete(&path).await }) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("delete", &key, error)),
+        }
+    }
+
+    /// Removes the probe's folders where folders exist; best effort, for they are empty.
+    pub(crate) fn remove_probe_folders(&self, nonce: crate::ids::Nonce) {
+        if let Some(folders) = &self.folders {
+            folders.remove_if_empty(&Prefix::Probe(nonce).to_string());
+            folders.remove_if_empty("probe");
+        }
+    }
+
+    fn failed(
+        &self,
+        action: &'static str,
+        key: &dyn fmt::Display,
+        error: object_store::Error,
+    ) -> StoreError {
+        outcome::describe(&self.location, action, key, error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! One set of promises, three backends: memory, a folder, and anything behind the runtime.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use super::*;
+use crate::ids::{ManifestId, PackId};
+use crate::names::RunName;
+
+fn slot(seq: u64) -> Key {
+    Key::Slot("r".parse().unwrap(), seq)
+}
+
+fn on_every_backend(check: impl Fn(&Objects)) {
+    check(&Objects::memory());
+    let dir = tempfile::tempdir().unwrap();
+    check(&Objects::open(dir.path().to_str().unwrap()).unwrap());
+    check(&Objects::over(
+        Arc::new(object_store::memory::InMemory::new()),
+        "runtime",
+    ));
+}
+
+/// Promise: what was created is read back whole, in parts and from the end; nothing else is there.
+#[test]
+fn reads() {
+    on_every_backend(|objects| {
+        let key = slot(7);
+        assert!(matches!(
+            objects.get(&key),
+            Err(StoreError::NotFound { .. })
+        ));
+        assert_eq!(objects.head(&key).unwrap(), None);
+        assert!(matches!(
+            objects.get_range(&key, 0..1),
+            Err(StoreError::Backend { .. } | StoreError::NotFound { .. })
+        ));
+        assert!(matches!(
+            objects.get_tail(&key, 1),
+            Err(StoreError::NotFound { .. })
+        ));
+        let bytes = Bytes::from_static(b"0123456789");
+        assert_eq!(objects.create(&key, bytes.clone()).unwrap(), Created::New);
+        assert_eq!(
+            objects.create(&key, Bytes::from_static(b"x")).unwrap(),
+            Created::AlreadyExists
+        );
+        assert_eq!(objects.get(&key).unwrap(), bytes);
+        assert_eq!(objects.head(&key).unwrap(), Some(10));
+        assert_eq!(objects.get_range(&key, 2..5).unwrap(), &b"234"[..]);
+        assert_eq!(objects.get_range(&key, 5..5).unwrap(), &b""[..]);
+        for short in [8..11, 10..12, 20..22] {
+            assert!(matches!(
+                objects.get_range(&key, short),
+                Err(StoreError::Corrupt { .. })
+            ));
+        }
+        for (n, tail) in [(0, ""), (1, "9"), (10, "0123456789"), (99, "0123456789")] {
+            let (bytes, size) = objects.get_tail(&key, n).unwrap();
+            assert_eq!((bytes.as_ref(), size), (tail.as_bytes(), 10));
+        }
+        let empty = slot(8);
+        objects.create(&empty, Bytes::new()).unwrap();
+        assert_eq!(objects.get_tail(&empty, 4).unwrap(), (Bytes::new(), 0));
+    });
+}
+
+/// Promise: a content-named put may be repeated, and never hides another object under its name.
+#[test]
+fn content_puts_are_idempotent() {
+    on_every_backend(|objects| {
+        let bytes = Bytes::from_static(b"pack");
+        let key = Key::Pack(PackId::of(&bytes));
+        assert_eq!(
+            objects.put_content(&key, bytes.clone()).unwrap(),
+            Created::New
+        );
+        assert_eq!(
+            objects.put_content(&key, bytes.clone()).unwrap(),
+            Created::AlreadyExists
+        );
+        let error = objects
+            .put_content(&key, Bytes::from_static(b"longer"))
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        assert_eq!(objects.get(&key).unwrap(), bytes);
+    });
+}
+
+/// Promise: listings are whole, sorted, and keep to their prefix; the newest come first.
+#[test]
+fn listings() {
+    on_every_backend(|objects| {
+        for seq in [3, 0, 2, 1] {
+            objects
+                .create(&slot(seq), Bytes::from_static(b"s"))
+                .unwrap();
+        }
+        let near: RunName = "r2".parse().unwrap();
+        objects
+            .create(&Key::Slot(near, 9), Bytes::from_static(b"s"))
+            .unwrap();
+        let manifest = Key::Manifest(ManifestId::from_bytes([0xab; 32]));
+        objects
+            .put_content(&manifest, Bytes::from_static(b"m"))
+            .unwrap();
+
+        let run = Prefix::Slots("r".parse().unwrap());
+        assert_eq!(
+            objects.list_newest(&run, 2).unwrap(),
+            vec![slot(3), slot(2)]
+        );
+        assert_eq!(objects.list_newest(&run, 99).unwrap().len(), 4);
+        let keys = |listed: Vec<Listed>| listed.into_iter().map(|l| l.key).collect::<Vec<_>>();
+        assert_eq!(
+            keys(objects.list(&run).unwrap()),
+            vec![slot(3), slot(2), slot(1), slot(0)]
+        );
+        assert_eq!(
+            keys(objects.list_after(&run, &slot(2)).unwrap()),
+            vec![slot(1), slot(0)]
+        );
+        assert_eq!(
+            keys(objects.list(&Prefix::ManifestsUnder(0xab)).unwrap()),
+            vec![manifest]
+        );
+        assert!(
+            objects
+                .list(&Prefix::ManifestsUnder(0xac))
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(objects.list_folders(&Prefix::Runs).unwrap(), ["r", "r2"]);
+        assert!(
+            objects
+                .list_newest(&Prefix::Tag("none".parse().unwrap()), 1)
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(objects.list(&Prefix::Root).unwrap().len(), 6);
+    });
+}
+
+/// Promise: what is not an object of the store (a staging file, a stranger's file) is not listed.
+#[test]
+fn strangers_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::open(dir.path().to_str().unwrap()).unwrap();
+    objects.create(&slot(0), Bytes::from_static(b"s")).unwrap();
+    let folder = dir.path().join("runs/r");
+    for name in ["00000000000000000000#1", "README", ".hidden"] {
+        std::fs::write(folder.join(name), b"x").unwrap();
+    }
+    let run = Prefix::Slots("r".parse().unwrap());
+    assert_eq!(objects.list_newest(&run, 9).unwrap(), vec![slot(0)]);
+    assert_eq!(objects.list(&run).unwrap().len(), 1);
+}
+
+/// Promise: any thread may call, those of rayon and of a runtime included.
+#[test]
+fn callable_from_anywhere() {
+    let objects = Objects::over(Arc::new(object_store::memory::InMemory::new()), "runtime");
+    rayon::scope(|s| {
+        for seq in 0..8 {
+            let objects = objects.clone();
+            s.spawn(move |_| {
+                objects
+                    .create(&slot(seq), Bytes::from_static(b"s"))
+                    .unwrap();
+            });
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let inside = objects.clone();
+    let found = runtime.block_on(async move { inside.get(&slot(7)).unwrap() });
+    assert_eq!(found, &b"s"[..]);
+    assert_eq!(objects.list(&Prefix::Runs).unwrap().len(), 8);
+}
+
+/// Promise: a read-only or vanished folder is an error of the backend, with something to do.
+#[test]
+fn a_vanished_folder_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    let objects = Objects::open_or_make(root.to_str().unwrap()).unwrap();
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::write(&root, b"a file now").unwrap();
+    let error = objects.create(&slot(0), Bytes::new()).unwrap_err();
+    assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+}
