@@ -35,18 +35,20 @@
 mod arch;
 mod bits;
 mod classes;
+mod compare;
 pub mod constants;
 mod cost;
 mod dtype;
-mod error;
+pub mod error;
 mod frame;
-mod id;
+pub mod id;
 mod ordinal;
 mod rans;
 mod tile;
 mod token;
 pub mod wire;
 
+pub use compare::{Comparison, compare, counts_ulps};
 pub use dtype::{Dtype, Layout};
 pub use error::{CodecError, Result};
 pub use frame::{

@@ -1,0 +1,52 @@
+//! Paths inside a checkpoint: relative, plain, and the same on every machine.
+
+use crate::error::{Result, StoreError};
+
+/// Longest path, in bytes.
+pub(crate) const MAX_PATH_LEN: usize = 4096;
+
+/// Checks a path from a manifest before anything is written under it.
+///
+/// Law: joining an accepted path to a directory names something inside that directory.
+///
+/// # Errors
+/// `Corrupt`: absolute, empty, too long, with `.`, `..`, an empty part, a NUL or a backslash.
+pub(crate) fn check(path: &str) -> Result<()> {
+    let fault = if path.is_empty() {
+        Some("it is empty")
+    } else if path.len() > MAX_PATH_LEN {
+        Some("it is too long")
+    } else if path.starts_with('/') {
+        Some("it is absolute")
+    } else if path.contains(['\0', '\\']) {
+        Some("it contains a NUL or a backslash")
+    } else if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        Some("it has an empty, '.' or '..' part")
+    } else {
+        None
+    };
+    match fault {
+        None => Ok(()),
+        Some(fault) => Err(StoreError::corrupt(
+            format!("manifest path {path:?}"),
+            format!("{fault}; nothing is written outside the target"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: no manifest path leads out of the target directory.
+    #[test]
+    fn only_plain_paths() {
+        for good in ["a", "a/b.json", "..a/b..", "weird name \u{e9}\n", ".hidden"] {
+            assert!(check(good).is_ok(), "{good:?}");
+        }
+        let long = "x".repeat(MAX_PATH_LEN + 1);
+        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/.", "a\\..\\b", "a\0", "a/", &long] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+    }
+}

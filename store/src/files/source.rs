@@ -1,0 +1,118 @@
+//! Reads a user's file that may change under our hands.
+//!
+//! Files are read by position into our own buffers, never mapped: a file that shrinks is an error, not a signal.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::scan::shown;
+use crate::error::{Result, StoreError};
+
+/// An open file, and what it looked like when it was opened.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    file: File,
+    path: PathBuf,
+    opened: Stamp,
+}
+
+/// What changes when a file is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    len_bytes: u64,
+    modified: (i64, i64),
+    inode: (u64, u64),
+}
+
+impl Stamp {
+    fn of(m: &Metadata) -> Self {
+        Self { len_bytes: m.len(), modified: (m.mtime(), m.mtime_nsec()), inode: (m.dev(), m.ino()) }
+    }
+}
+
+impl SourceFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// `NotFound` or `Input`, naming the path.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let opened = File::open(path).and_then(|file| Ok((Stamp::of(&file.metadata()?), file)));
+        match opened {
+            Ok((opened, file)) => Ok(Self { file, path: path.to_owned(), opened }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(StoreError::not_found(shown(path), "It was removed while the checkpoint was being saved; save again"))
+            }
+            Err(e) => {
+                Err(StoreError::input(shown(path), e.to_string(), "Check its permissions and run the command again"))
+            }
+        }
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.opened.len_bytes
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        shown(&self.path)
+    }
+
+    /// Reads exactly `len_bytes` at `offset_bytes`.
+    ///
+    /// # Errors
+    /// `Input` if the file has become shorter or cannot be read.
+    pub(crate) fn read_at(&self, offset_bytes: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; len_bytes];
+        match self.file.read_exact_at(&mut buffer, offset_bytes) {
+            Ok(()) => Ok(buffer),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(self.changed(&format!("it ends before byte {}", offset_bytes + len_bytes as u64)))
+            }
+            Err(e) => Err(StoreError::input(self.shown(), e.to_string(), "Check the disk and run the command again")),
+        }
+    }
+
+    /// Checks that the file is still the one that was opened.
+    ///
+    /// # Errors
+    /// `Input` if it was written to, replaced or removed.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        match std::fs::metadata(&self.path) {
+            Ok(now) if Stamp::of(&now) == self.opened => Ok(()),
+            Ok(now) => Err(self.changed(&format!("{} bytes became {}", self.opened.len_bytes, now.len()))),
+            Err(e) => Err(self.changed(&e.to_string())),
+        }
+    }
+
+    /// The error of a file that did not hold still.
+    pub(crate) fn changed(&self, detail: &str) -> StoreError {
+        StoreError::input(
+            self.shown(),
+            format!("it changed while it was being saved ({detail})"),
+            "Wait until the trainer has finished writing it and save again; the store is as it was",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a file that shrinks, grows, is replaced or removed is an error that names it.
+    #[test]
+    fn a_file_that_does_not_hold_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        std::fs::write(&path, [7; 100]).unwrap();
+        let source = SourceFile::open(&path).unwrap();
+        assert_eq!(source.read_at(90, 10).unwrap(), [7; 10]);
+        source.check_unchanged().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(50).unwrap();
+        let error = source.read_at(90, 10).unwrap_err().to_string();
+        assert!(error.contains("changed while it was being saved") && error.contains("w"), "{error}");
+        assert!(source.check_unchanged().is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(source.check_unchanged().is_err());
+        assert!(matches!(SourceFile::open(&path), Err(StoreError::NotFound { .. })));
+    }
+}

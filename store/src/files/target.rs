@@ -1,0 +1,179 @@
+//! Writes restored files: under a temporary name, flushed, then renamed; never through a symbolic link.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::scan::{MODE_BITS, shown};
+use crate::error::{Result, StoreError};
+use crate::ids::Nonce;
+
+/// A directory that restored files go into.
+#[derive(Debug)]
+pub(crate) struct TargetDir {
+    root: PathBuf,
+    nonce: Nonce,
+}
+
+/// A file that is being written; removed again unless it is committed.
+#[derive(Debug)]
+pub(crate) struct TargetFile {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    mode: u32,
+    committed: bool,
+}
+
+impl TargetDir {
+    /// Creates `root` if it is not there.
+    ///
+    /// # Errors
+    /// `Input` if it is something else than a directory, or cannot be made.
+    pub(crate) fn create(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root).map_err(|e| failed(root, &e))?;
+        Ok(Self { root: root.to_owned(), nonce: Nonce::random()? })
+    }
+
+    /// Where `path` (checked by [`super::paths::check`]) will lie, if nothing is in the way.
+    ///
+    /// # Errors
+    /// `Input` if a symbolic link stands where a directory or file goes, or a file is there and `overwrite` is not set.
+    pub(crate) fn place(&self, path: &str, overwrite: bool) -> Result<PathBuf> {
+        let mut at = self.root.clone();
+        for part in path.split('/') {
+            at.push(part);
+            if at.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
+                let hint = "Remove the link, or restore into an empty directory";
+                return Err(StoreError::input(shown(&at), "a symbolic link is in the way", hint));
+            }
+        }
+        if !overwrite && at.is_file() {
+            let hint = "Restore into an empty directory, or add --overwrite";
+            return Err(StoreError::input(shown(&at), "a file is already there", hint));
+        }
+        Ok(at)
+    }
+
+    /// Makes a directory, and those above it.
+    ///
+    /// # Errors
+    /// As [`TargetDir::place`]; `Input` if it cannot be made.
+    pub(crate) fn directory(&self, path: &str) -> Result<()> {
+        let at = self.place(path, true)?;
+        fs::create_dir_all(&at).map_err(|e| failed(&at, &e))
+    }
+
+    /// Sets a directory's permissions; last, because a read-only one takes no files.
+    ///
+    /// # Errors
+    /// `Input` if they cannot be set.
+    pub(crate) fn directory_mode(&self, path: &str, mode: u32) -> Result<()> {
+        let at = self.place(path, true)?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(mode & MODE_BITS)).map_err(|e| failed(&at, &e))
+    }
+
+    /// Starts a file of `len_bytes`.
+    ///
+    /// # Errors
+    /// As [`TargetDir::place`]; `Input` if it cannot be made or the disk is full.
+    pub(crate) fn file(&self, path: &str, mode: u32, len_bytes: u64, overwrite: bool) -> Result<TargetFile> {
+        let at = self.place(path, overwrite)?;
+        let (parent, name) = match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => (parent, name),
+            _ => return Err(StoreError::input(shown(&at), "it has no name", "Restore into a directory")),
+        };
+        fs::create_dir_all(parent).map_err(|e| failed(parent, &e))?;
+        let short: String = name.to_string_lossy().chars().take(40).collect();
+        let temporary = parent.join(format!(".{short}.{}.partial", &self.nonce.to_string()[..8]));
+        let file = File::options().write(true).create_new(true).open(&temporary).map_err(|e| failed(&temporary, &e))?;
+        let target = TargetFile { file, temporary, path: at, mode, committed: false };
+        target.file.set_len(len_bytes).map_err(|e| failed(&target.path, &e))?;
+        Ok(target)
+    }
+
+    /// Flushes the directories that hold `paths`, so that renames survive a power loss.
+    ///
+    /// # Errors
+    /// `Input` if the disk refuses.
+    pub(crate) fn sync(&self, paths: &[&str]) -> Result<()> {
+        let mut dirs: Vec<PathBuf> =
+            paths.iter().filter_map(|p| self.root.join(p).parent().map(Path::to_owned)).collect();
+        dirs.push(self.root.clone());
+        dirs.sort();
+        dirs.dedup();
+        dirs.iter().try_for_each(|dir| File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed(dir, &e)))
+    }
+}
+
+impl TargetFile {
+    /// Writes `bytes` at `offset_bytes`.
+    ///
+    /// # Errors
+    /// `Input` if the disk is full or refuses.
+    pub(crate) fn write_at(&self, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, offset_bytes).map_err(|e| failed(&self.path, &e))
+    }
+
+    /// Flushes the content, sets the permissions and gives the file its name.
+    ///
+    /// # Errors
+    /// `Input` if the disk refuses.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        let finish = || -> io::Result<()> {
+            self.file.set_permissions(fs::Permissions::from_mode(self.mode & MODE_BITS))?;
+            self.file.sync_all()?;
+            fs::rename(&self.temporary, &self.path)
+        };
+        finish().map_err(|e| failed(&self.path, &e))?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for TargetFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // An error is already on its way to the user; a leftover .partial is named for what it is.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> StoreError {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Free some space and run the command again",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "Restore into an empty directory",
+        _ => "Check the path and its permissions and run the command again",
+    };
+    StoreError::input(shown(path), error.to_string(), hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: an uncommitted file leaves nothing; a committed one has its bytes and mode; links are not written through.
+    #[test]
+    fn files_appear_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("out");
+        let target = TargetDir::create(&root).unwrap();
+        drop(target.file("a/x", 0o644, 10, false).unwrap());
+        assert_eq!(fs::read_dir(root.join("a")).unwrap().count(), 0);
+
+        let file = target.file("a/x", 0o750, 4, false).unwrap();
+        file.write_at(2, b"cd").unwrap();
+        file.write_at(0, b"ab").unwrap();
+        file.commit().unwrap();
+        assert_eq!(fs::read(root.join("a/x")).unwrap(), b"abcd");
+        assert_eq!(fs::metadata(root.join("a/x")).unwrap().permissions().mode() & MODE_BITS, 0o750);
+        assert!(target.file("a/x", 0o644, 1, false).unwrap_err().to_string().contains("--overwrite"));
+
+        std::os::unix::fs::symlink(dir.path(), root.join("link")).unwrap();
+        let error = target.file("link/escape", 0o644, 1, true).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        assert!(!dir.path().join("escape").exists());
+    }
+}

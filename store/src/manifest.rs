@@ -1,0 +1,492 @@
+//! Manifests: what one checkpoint consists of (docs/format.md §6).
+//!
+//! ```text
+//! "TPDEMF" version | zstd of the record
+//! ```
+//!
+//! A manifest is named by the BLAKE3 of its stored bytes. Contents are named by what they decode to; the packs beside them are
+//! hints, so moving a content to another pack never changes a manifest.
+
+use tpde_core::wire::{Reader, Writer};
+use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
+
+use crate::error::{Result, StoreError};
+use crate::ids::{BlobId, Fingerprint, ManifestId, PackId};
+
+const MAGIC: &[u8; 6] = b"TPDEMF";
+const VERSION: u8 = 0;
+const ZSTD_LEVEL: i32 = 19;
+/// Most bytes that a manifest may decompress to: 2 million tensors and files.
+pub const MAX_MANIFEST_BYTES: usize = 512 << 20;
+/// Most dimensions of a tensor.
+pub const MAX_DIMS: usize = 64;
+
+/// A tensor's content, and what this save learned about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorRecord {
+    /// What its bytes hash to.
+    pub id: TensorId,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Raw bytes.
+    pub len_bytes: u64,
+    /// Packs that hold its frames, by index into [`Manifest::packs`]: a hint.
+    pub packs: Vec<u32>,
+    /// Links below it; 0 for an anchor.
+    pub rank: u8,
+    /// Bytes that this save wrote for it; 0 if it was already in the store.
+    pub stored_bytes: u64,
+    /// Elements that differ from its base; all that are not zero, for an anchor.
+    pub changed_elems: u64,
+    /// Largest distance from its base, in ulps.
+    pub max_ulp: u64,
+}
+
+/// A part of an opaque file, or of a tensor file's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobRecord {
+    /// What its bytes hash to.
+    pub id: BlobId,
+    /// Its bytes.
+    pub len_bytes: u64,
+    /// The pack that holds it, by index into [`Manifest::packs`]: a hint.
+    pub pack: u32,
+}
+
+/// A tensor as a file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Shape as the file gives it.
+    pub shape: Vec<u64>,
+    /// Index into [`Manifest::tensors`].
+    pub tensor: u32,
+}
+
+/// What an entry of the checkpoint's directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    /// A directory.
+    Directory,
+    /// Any bytes: the concatenation of blobs.
+    Opaque {
+        /// BLAKE3 of the file's bytes.
+        digest: [u8; ID_LEN],
+        /// Indices into [`Manifest::blobs`].
+        blobs: Vec<u32>,
+    },
+    /// A safetensors file: its header as it was, then its tensors in the order of their offsets.
+    Safetensors {
+        /// Indices into [`Manifest::blobs`]: together the length prefix and the header.
+        header: Vec<u32>,
+        /// The tensors.
+        tensors: Vec<NamedTensor>,
+    },
+}
+
+/// One entry of the checkpoint's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Path below the checkpoint, `/` between its parts.
+    pub path: String,
+    /// Unix permission bits.
+    pub mode: u32,
+    /// What it is.
+    pub content: FileContent,
+}
+
+/// What one checkpoint consists of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// The run that it was saved to.
+    pub run: String,
+    /// The training step.
+    pub step: u64,
+    /// When it was saved, by the saver's clock, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// The checkpoint that it follows, if any.
+    pub parent: Option<ManifestId>,
+    /// What wrote it.
+    pub writer: String,
+    /// Packs that the records name.
+    pub packs: Vec<PackId>,
+    /// Tensor contents, each once.
+    pub tensors: Vec<TensorRecord>,
+    /// Blobs, each once.
+    pub blobs: Vec<BlobRecord>,
+    /// Files and directories, by path.
+    pub files: Vec<FileRecord>,
+}
+
+impl Manifest {
+    /// Digest of what the checkpoint restores to: paths, modes and contents; not when, by whom, or in which packs.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut w = Writer::new();
+        for file in &self.files {
+            w.prefixed(file.path.as_bytes());
+            w.varint(file.mode.into());
+            match &file.content {
+                FileContent::Directory => w.u8(0),
+                FileContent::Opaque { digest, .. } => {
+                    w.u8(1);
+                    w.raw(digest);
+                }
+                FileContent::Safetensors { .. } => {
+                    w.u8(2);
+                    w.raw(&self.file_digest(file));
+                }
+            }
+        }
+        Fingerprint::of(&w.into_bytes())
+    }
+
+    /// Digest of one file: BLAKE3 of an opaque file's bytes; of a tensor file, BLAKE3 over the ids of its header's blobs and of
+    /// its tensors, so that no byte is hashed twice.
+    pub fn file_digest(&self, file: &FileRecord) -> [u8; ID_LEN] {
+        match &file.content {
+            FileContent::Directory => [0; ID_LEN],
+            FileContent::Opaque { digest, .. } => *digest,
+            FileContent::Safetensors { header, tensors } => {
+                let mut hasher = blake3::Hasher::new();
+                header.iter().for_each(|&b| {
+                    hasher.update(self.blobs[b as usize].id.as_bytes());
+                });
+                tensors.iter().for_each(|t| {
+                    hasher.update(self.tensors[t.tensor as usize].id.as_bytes());
+                });
+                *hasher.finalize().as_bytes()
+            }
+        }
+    }
+
+    /// Bytes of one file.
+    pub fn file_len_bytes(&self, file: &FileRecord) -> u64 {
+        let blobs = |list: &[u32]| list.iter().map(|&b| self.blobs[b as usize].len_bytes).sum::<u64>();
+        match &file.content {
+            FileContent::Directory => 0,
+            FileContent::Opaque { blobs: list, .. } => blobs(list),
+            FileContent::Safetensors { header, tensors } => {
+                blobs(header) + tensors.iter().map(|t| self.tensors[t.tensor as usize].len_bytes).sum::<u64>()
+            }
+        }
+    }
+
+    /// Bytes of all files.
+    pub fn raw_bytes(&self) -> u64 {
+        self.files.iter().map(|f| self.file_len_bytes(f)).sum()
+    }
+
+    /// Every tensor of every file: the file's path, the name, and the content.
+    pub fn named_tensors(&self) -> impl Iterator<Item = (&str, &NamedTensor, &TensorRecord)> {
+        self.files.iter().flat_map(|file| {
+            let tensors: &[NamedTensor] = match &file.content {
+                FileContent::Safetensors { tensors, .. } => tensors,
+                FileContent::Directory | FileContent::Opaque { .. } => &[],
+            };
+            tensors.iter().map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
+        })
+    }
+
+    /// The stored bytes and the name they go under.
+    ///
+    /// # Errors
+    /// `Input` if the checkpoint has more files and tensors than one manifest holds.
+    pub fn encode(&self) -> Result<(ManifestId, Vec<u8>)> {
+        let record = self.write();
+        if record.len() > MAX_MANIFEST_BYTES {
+            return Err(StoreError::input(
+                "the checkpoint",
+                format!("its manifest would take {} bytes, the limit is {MAX_MANIFEST_BYTES}", record.len()),
+                "Save fewer files at once",
+            ));
+        }
+        let packed = zstd::bulk::compress(&record, ZSTD_LEVEL).map_err(|source| StoreError::Backend {
+            action: "compress",
+            key: "the manifest".into(),
+            source: source.into(),
+            hint: "Free some memory and run the command again".into(),
+        })?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&packed);
+        Ok((ManifestId::of(&bytes), bytes))
+    }
+
+    /// Reads stored bytes, which must hash to `id`.
+    ///
+    /// # Errors
+    /// `Corrupt` if they do not, or do not make sense; `Newer` if this build is too old for them.
+    pub fn decode(id: ManifestId, bytes: &[u8]) -> Result<Self> {
+        let name = || format!("manifest {}", id.short());
+        if ManifestId::of(bytes) != id {
+            return Err(StoreError::corrupt(name(), "its bytes do not match its name"));
+        }
+        Self::parse(bytes).map_err(|e| StoreError::decoding(name(), e))
+    }
+
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, CodecError> {
+        const WHAT: &str = "manifest";
+        let mut r = Reader::new(bytes);
+        if r.take(MAGIC.len(), WHAT)? != MAGIC {
+            return Err(corrupt("it does not start like one"));
+        }
+        let version = r.u8(WHAT)?;
+        if version != VERSION {
+            let (found, known) = (version.into(), VERSION.into());
+            return Err(CodecError::Unsupported { what: "manifest version", found, known });
+        }
+        let packed = r.take(r.left(), WHAT)?;
+        let record = crate::compress::decompress(packed, &[], MAX_MANIFEST_BYTES).map_err(|e| corrupt(&e))?;
+        Self::read(&record)
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.prefixed(self.run.as_bytes());
+        w.varint(self.step);
+        w.varint(self.created_unix_ms);
+        match &self.parent {
+            Some(parent) => {
+                w.u8(1);
+                w.raw(parent.as_bytes());
+            }
+            None => w.u8(0),
+        }
+        w.prefixed(self.writer.as_bytes());
+        w.varint(self.packs.len() as u64);
+        self.packs.iter().for_each(|p| w.raw(p.as_bytes()));
+        // Columns: like beside like compresses better.
+        w.varint(self.tensors.len() as u64);
+        self.tensors.iter().for_each(|t| w.raw(t.id.as_bytes()));
+        self.tensors.iter().for_each(|t| w.u8(t.dtype.code()));
+        self.tensors.iter().for_each(|t| w.varint(t.len_bytes));
+        for t in &self.tensors {
+            w.varint(t.packs.len() as u64);
+            t.packs.iter().for_each(|&p| w.varint(p.into()));
+        }
+        self.tensors.iter().for_each(|t| w.u8(t.rank));
+        self.tensors.iter().for_each(|t| w.varint(t.stored_bytes));
+        self.tensors.iter().for_each(|t| w.varint(t.changed_elems));
+        self.tensors.iter().for_each(|t| w.varint(t.max_ulp));
+        w.varint(self.blobs.len() as u64);
+        for blob in &self.blobs {
+            w.raw(blob.id.as_bytes());
+            w.varint(blob.len_bytes);
+            w.varint(blob.pack.into());
+        }
+        w.varint(self.files.len() as u64);
+        let list = |w: &mut Writer, list: &[u32]| {
+            w.varint(list.len() as u64);
+            list.iter().for_each(|&i| w.varint(i.into()));
+        };
+        for file in &self.files {
+            w.prefixed(file.path.as_bytes());
+            w.varint(file.mode.into());
+            match &file.content {
+                FileContent::Directory => w.u8(0),
+                FileContent::Opaque { digest, blobs } => {
+                    w.u8(1);
+                    w.raw(digest);
+                    list(&mut w, blobs);
+                }
+                FileContent::Safetensors { header, tensors } => {
+                    w.u8(2);
+                    list(&mut w, header);
+                    w.varint(tensors.len() as u64);
+                    for t in tensors {
+                        w.prefixed(t.name.as_bytes());
+                        w.varint(t.shape.len() as u64);
+                        t.shape.iter().for_each(|&d| w.varint(d));
+                        w.varint(t.tensor.into());
+                    }
+                }
+            }
+        }
+        w.into_bytes()
+    }
+
+    fn read(record: &[u8]) -> std::result::Result<Self, CodecError> {
+        const WHAT: &str = "manifest";
+        type Read<T> = std::result::Result<T, CodecError>;
+        let mut r = Reader::new(record);
+        let run = r.text(WHAT)?.to_owned();
+        let step = r.varint(WHAT)?;
+        let created_unix_ms = r.varint(WHAT)?;
+        let parent = match r.u8(WHAT)? {
+            0 => None,
+            1 => Some(ManifestId::from_bytes(r.array(WHAT)?)),
+            other => return Err(corrupt(&format!("parent flag {other}"))),
+        };
+        let writer = r.text(WHAT)?.to_owned();
+        let packs = r.count(ID_LEN, WHAT)?;
+        let packs: Vec<PackId> = (0..packs).map(|_| r.array(WHAT).map(PackId::from_bytes)).collect::<Read<_>>()?;
+        let index = |r: &mut Reader<'_>, len: usize| -> Read<u32> {
+            let i = r.varint(WHAT)?;
+            u32::try_from(i).ok().filter(|&i| (i as usize) < len).ok_or_else(|| corrupt(&format!("index {i} of {len}")))
+        };
+
+        let count = r.count(ID_LEN + 6, WHAT)?;
+        let ids: Vec<TensorId> = (0..count).map(|_| r.array(WHAT).map(TensorId::from_bytes)).collect::<Read<_>>()?;
+        let dtypes: Vec<Dtype> = (0..count).map(|_| Dtype::from_code(r.u8(WHAT)?)).collect::<Read<_>>()?;
+        let column = |r: &mut Reader<'_>| -> Read<Vec<u64>> { (0..count).map(|_| r.varint(WHAT)).collect() };
+        let lens = column(&mut r)?;
+        let mut holders = Vec::with_capacity(count);
+        for _ in 0..count {
+            let parts = r.count(1, WHAT)?;
+            holders.push((0..parts).map(|_| index(&mut r, packs.len())).collect::<Read<Vec<u32>>>()?);
+        }
+        let ranks: Vec<u8> = (0..count).map(|_| r.u8(WHAT)).collect::<Read<_>>()?;
+        let (stored, changed, ulps) = (column(&mut r)?, column(&mut r)?, column(&mut r)?);
+        let mut tensors = Vec::with_capacity(count);
+        for (i, packs) in holders.into_iter().enumerate() {
+            if lens[i] % dtypes[i].word_bytes() as u64 != 0 {
+                return Err(corrupt(&format!("a {} tensor of {} bytes", dtypes[i].name(), lens[i])));
+            }
+            tensors.push(TensorRecord {
+                id: ids[i],
+                dtype: dtypes[i],
+                len_bytes: lens[i],
+                packs,
+                rank: ranks[i],
+                stored_bytes: stored[i],
+                changed_elems: changed[i],
+                max_ulp: ulps[i],
+            });
+        }
+
+        let count = r.count(ID_LEN + 2, WHAT)?;
+        let mut blobs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let id = BlobId::from_bytes(r.array(WHAT)?);
+            blobs.push(BlobRecord { id, len_bytes: r.varint(WHAT)?, pack: index(&mut r, packs.len())? });
+        }
+
+        let list = |r: &mut Reader<'_>| -> Read<Vec<u32>> {
+            let count = r.count(1, WHAT)?;
+            (0..count).map(|_| index(r, blobs.len())).collect()
+        };
+        let count = r.count(3, WHAT)?;
+        let mut files = Vec::with_capacity(count);
+        for _ in 0..count {
+            let path = r.text(WHAT)?.to_owned();
+            let mode = r.varint(WHAT)?;
+            let mode = u32::try_from(mode).map_err(|_| corrupt(&format!("mode {mode:o}")))?;
+            let content = match r.u8(WHAT)? {
+                0 => FileContent::Directory,
+                1 => FileContent::Opaque { digest: r.array(WHAT)?, blobs: list(&mut r)? },
+                2 => {
+                    let header = list(&mut r)?;
+                    let count = r.count(3, WHAT)?;
+                    let mut named = Vec::with_capacity(count);
+                    for _ in 0..count {
+                        let name = r.text(WHAT)?.to_owned();
+                        let dims = r.size(MAX_DIMS, WHAT)?;
+                        let shape = (0..dims).map(|_| r.varint(WHAT)).collect::<Read<_>>()?;
+                        named.push(NamedTensor { name, shape, tensor: index(&mut r, tensors.len())? });
+                    }
+                    FileContent::Safetensors { header, tensors: named }
+                }
+                other => {
+                    let (found, known) = (other.into(), 2);
+                    return Err(CodecError::Unsupported { what: "file kind", found, known });
+                }
+            };
+            files.push(FileRecord { path, mode, content });
+        }
+        r.end(WHAT)?;
+        Ok(Self { run, step, created_unix_ms, parent, writer, packs, tensors, blobs, files })
+    }
+}
+
+fn corrupt(detail: &str) -> CodecError {
+    CodecError::Corrupt { what: "manifest", detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Manifest {
+        let tensor = TensorRecord {
+            id: TensorId::of(b"w"),
+            dtype: Dtype::BF16,
+            len_bytes: 24,
+            packs: vec![0, 1],
+            rank: 3,
+            stored_bytes: 17,
+            changed_elems: 5,
+            max_ulp: 2,
+        };
+        let blob = BlobRecord { id: BlobId::of(b"h"), len_bytes: 90, pack: 1 };
+        let named = NamedTensor { name: "model.w é".into(), shape: vec![3, 4], tensor: 0 };
+        Manifest {
+            run: "llama".into(),
+            step: 500,
+            created_unix_ms: 1_700_000_000_000,
+            parent: Some(ManifestId::of(b"p")),
+            writer: "tpde test".into(),
+            packs: vec![PackId::of(b"1"), PackId::of(b"2")],
+            tensors: vec![tensor],
+            blobs: vec![blob],
+            files: vec![
+                FileRecord { path: "a".into(), mode: 0o755, content: FileContent::Directory },
+                FileRecord {
+                    path: "a/config.json".into(),
+                    mode: 0o644,
+                    content: FileContent::Opaque { digest: [9; 32], blobs: vec![0] },
+                },
+                FileRecord {
+                    path: "model.safetensors".into(),
+                    mode: 0o600,
+                    content: FileContent::Safetensors { header: vec![0], tensors: vec![named] },
+                },
+            ],
+        }
+    }
+
+    /// Promise: a manifest survives the wire, and its name is the hash of its bytes.
+    #[test]
+    fn round_trip() {
+        let manifest = sample();
+        let (id, bytes) = manifest.encode().unwrap();
+        assert_eq!(Manifest::decode(id, &bytes).unwrap(), manifest);
+        assert_eq!(manifest.raw_bytes(), 90 + 90 + 24);
+        let mut moved = manifest.clone();
+        moved.packs.reverse();
+        moved.created_unix_ms += 1;
+        assert_eq!(moved.fingerprint(), manifest.fingerprint());
+        moved.files[1].mode = 0o600;
+        assert_ne!(moved.fingerprint(), manifest.fingerprint());
+    }
+
+    /// Promise: every truncation and flip is refused by name; and behind the name check (a hostile store can rename), every
+    /// truncation and flip of the record is an error or a well-formed manifest, never a panic.
+    #[test]
+    fn every_truncation_and_flip() {
+        let manifest = sample();
+        let (id, bytes) = manifest.encode().unwrap();
+        for cut in 0..bytes.len() {
+            assert!(Manifest::decode(id, &bytes[..cut]).is_err());
+            assert!(Manifest::parse(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for bit in 0..8 * bytes.len() {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Manifest::decode(id, &bad), Err(StoreError::Corrupt { .. })));
+            let _ = Manifest::parse(&bad);
+        }
+        let record = manifest.write();
+        for cut in 0..record.len() {
+            assert!(Manifest::read(&record[..cut]).is_err(), "cut at {cut}");
+        }
+        for bit in 0..8 * record.len() {
+            let mut bad = record.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = Manifest::read(&bad) {
+                read.fingerprint();
+                read.raw_bytes();
+            }
+        }
+    }
+}
