@@ -106,6 +106,16 @@ impl Objects {
         }
     }
 
+    /// Any backend without the runtime, listed in order: for tests on a wrapper of memory.
+    #[cfg(test)]
+    pub(crate) fn wrapping(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            driver: Driver::Inline,
+            sorted: true,
+            ..Self::over(store, "test")
+        }
+    }
+
     /// What the user called this store.
     pub fn location(&self) -> &str {
         &self.location

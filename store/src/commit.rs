@@ -1,0 +1,259 @@
+//! The commit: one conditional create of one small object.
+//!
+//! ```text
+//! newest slot ─ is the step there? ─┬ same content ────────────────────── AlreadyThere
+//!      ▲                            ├ other content, no --replace ─────── Conflict
+//!      │                            └ no ─ 256 unrolled? write rollup ─ create slot n ─┬ done: Committed
+//!      └──────── another writer's slot n is now the newest ◄───────────── taken ◄──────┤
+//!                                                                                      └ no answer: OutcomeUnknown
+//! ```
+//! Packs, then manifest, then slot: a crash at any point leaves the run as it was, or with the commit. Slots are
+//! contiguous, so a create of slot n can only succeed for a writer that has seen all slots before it; whatever it
+//! decided about steps and parents therefore still holds.
+
+use bytes::Bytes;
+
+use crate::claim::{Claim, claim};
+use crate::error::{Result, StoreError};
+use crate::history;
+use crate::ids::{Fingerprint, ManifestId, Nonce};
+use crate::keys::Key;
+use crate::names::RunName;
+use crate::objects::Objects;
+use crate::rollup::{ROLLUP_EVERY, Rollup};
+use crate::slot::{NO_SLOT, Slot, StoredSlot};
+use crate::summary::{SlotAction, Summary, Totals, short};
+
+/// What a commit adds to a run.
+#[derive(Debug, Clone)]
+pub struct NewCommit {
+    /// The checkpoint; its manifest must be stored.
+    pub manifest: ManifestId,
+    /// Digest of its files, blobs and tensor ids: equal exactly if it restores to the same bytes.
+    pub fingerprint: Fingerprint,
+    /// The training step.
+    pub step: u64,
+    /// Drawn for this commit; give the same one again when the same commit is retried.
+    pub nonce: Nonce,
+    /// Now, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// Its sizes, for the log.
+    pub totals: Totals,
+}
+
+/// What the run must look like for a commit to be wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpectParent {
+    /// Anything.
+    #[default]
+    Any,
+    /// It has no commits yet.
+    NoCommits,
+    /// This checkpoint is its newest.
+    Newest(ManifestId),
+}
+
+/// Choices of a commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CommitOptions {
+    /// Whether a step that the run holds with other content is committed again; the newer commit then stands for
+    /// the step.
+    pub replace: bool,
+    /// Refuse unless the run looks like this.
+    pub expect_parent: ExpectParent,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The checkpoint is commit `seq` of the run, durably.
+    Committed {
+        /// Its place in the run.
+        seq: u64,
+    },
+    /// Commit `seq` of the run holds the same step with the same content; nothing was written.
+    AlreadyThere {
+        /// Its place in the run.
+        seq: u64,
+    },
+}
+
+/// Commits a stored manifest to `run`.
+///
+/// Of racing writers each gets a slot of its own; none is lost and none is written twice. Calling it again with the
+/// same arguments is harmless, whatever happened to the first call.
+///
+/// # Errors
+/// * `Conflict`: the run holds this step with other content (use `replace`), or does not look as
+///   `expect_parent` says.
+/// * `OutcomeUnknown`: the backend did not say whether the slot was written; `tpde log RUN` tells, and committing
+///   again is harmless.
+/// * `Backend`: it was not written; mend the cause and commit again.
+/// * `Corrupt`, `Newer`: the run's records cannot be read.
+///
+/// Without racing writers: one listing page, one read and one create; every 256th commit two requests more. A step
+/// that is not larger than all before costs the rollups too, if the last 256 commits do not have it.
+pub fn commit(
+    objects: &Objects,
+    run: &RunName,
+    new: &NewCommit,
+    options: &CommitOptions,
+) -> Result<Outcome> {
+    let mut newest = history::newest(objects, run)?;
+    let mut in_rollups = RollupSearch::default();
+    loop {
+        if let Some(newest) = &newest
+            && let Some(found) = in_rollups.latest_of_step(objects, newest, new.step)?
+        {
+            if same_content(objects, newest, &found, &new.fingerprint)? {
+                return Ok(Outcome::AlreadyThere { seq: found.seq });
+            }
+            if !options.replace {
+                return Err(StoreError::conflict(
+                    format!(
+                        "step {} of run {run} is there with other content (commit {}, manifest {})",
+                        new.step,
+                        found.seq,
+                        found.manifest.short()
+                    ),
+                    "Save under another step or run, or add `--replace` to let the new one stand for the step",
+                ));
+            }
+        }
+        check_parent(run, newest.as_ref(), options.expect_parent)?;
+        let slot = next_slot(objects, run, newest.as_ref(), new)?;
+        let key = Key::Slot(run.clone(), slot.seq);
+        let hint = format!("Run `tpde log {run}` to see; saving again is harmless");
+        let claimed = claim(objects, &key, &Bytes::from(slot.encode()), &hint, |found| {
+            let found = StoredSlot::from_bytes(run, slot.seq, found)?;
+            Ok(found.slot.nonce == new.nonce)
+        })?;
+        match claimed {
+            Claim::Ours => return Ok(Outcome::Committed { seq: slot.seq }),
+            Claim::Taken(theirs) => {
+                tracing::debug!(%run, seq = slot.seq, "another writer took the slot");
+                newest = Some(StoredSlot::from_bytes(run, slot.seq, &theirs)?);
+            }
+        }
+    }
+}
+
+/// Remembers what the rollups said, for they do not change while slots are fought over.
+#[derive(Default)]
+struct RollupSearch {
+    /// The newest rollup that was searched, and the commit found.
+    searched: Option<(Option<u64>, Option<Summary>)>,
+}
+
+impl RollupSearch {
+    fn latest_of_step(
+        &mut self,
+        objects: &Objects,
+        newest: &StoredSlot,
+        step: u64,
+    ) -> Result<Option<Summary>> {
+        if let Some(found) = history::recent_step(newest, step) {
+            return Ok(Some(found));
+        }
+        if step > newest.slot.max_step {
+            return Ok(None);
+        }
+        let rollup = newest.slot.rollup;
+        if let Some((searched, found)) = &self.searched
+            && *searched == rollup
+        {
+            return Ok(found.clone());
+        }
+        let found = history::step_in_rollups(objects, &newest.slot.run, rollup, step)?;
+        self.searched = Some((rollup, found.clone()));
+        Ok(found)
+    }
+}
+
+/// Whether commit `found` restores to what `fingerprint` stands for: by its slot, not by the summary's few bytes.
+fn same_content(
+    objects: &Objects,
+    newest: &StoredSlot,
+    found: &Summary,
+    fingerprint: &Fingerprint,
+) -> Result<bool> {
+    if found.fingerprint != short(fingerprint) {
+        return Ok(false);
+    }
+    if found.seq == newest.slot.seq {
+        return Ok(newest.slot.fingerprint == *fingerprint);
+    }
+    let run = &newest.slot.run;
+    match StoredSlot::read(objects, run, found.seq) {
+        Ok(stored) => Ok(stored.slot.fingerprint == *fingerprint),
+        Err(StoreError::NotFound { .. }) => Err(StoreError::corrupt(
+            Key::Slot(run.clone(), found.seq).to_string(),
+            "a newer commit refers to it, and it is missing",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+fn check_parent(run: &RunName, newest: Option<&StoredSlot>, expected: ExpectParent) -> Result<()> {
+    let found = newest.map(|n| n.slot.manifest);
+    let expected = match expected {
+        ExpectParent::Any => return Ok(()),
+        ExpectParent::NoCommits => None,
+        ExpectParent::Newest(manifest) => Some(manifest),
+    };
+    if found == expected {
+        return Ok(());
+    }
+    let name = |id: Option<ManifestId>| id.map_or("no commit".to_owned(), |id| id.short());
+    Err(StoreError::conflict(
+        format!(
+            "the newest of run {run} is {}, {} was expected",
+            name(found),
+            name(expected)
+        ),
+        format!("Run `tpde log {run}` to see what came in between, then decide"),
+    ))
+}
+
+/// The slot that would follow `newest`; writes the rollup that it refers to.
+fn next_slot(
+    objects: &Objects,
+    run: &RunName,
+    newest: Option<&StoredSlot>,
+    new: &NewCommit,
+) -> Result<Slot> {
+    let mut slot = Slot {
+        run: run.clone(),
+        seq: 0,
+        action: SlotAction::Commit,
+        manifest: new.manifest,
+        previous: NO_SLOT,
+        nonce: new.nonce,
+        fingerprint: new.fingerprint,
+        step: new.step,
+        created_unix_ms: new.created_unix_ms,
+        totals: new.totals,
+        max_step: new.step,
+        rollup: None,
+        history: Vec::new(),
+    };
+    let Some(before) = newest else {
+        return Ok(slot);
+    };
+    slot.seq = before.slot.seq.checked_add(1).ok_or_else(|| {
+        StoreError::corrupt(format!("run {run}"), "its sequence numbers are used up")
+    })?;
+    slot.previous = before.hash;
+    slot.max_step = new.step.max(before.slot.max_step);
+    slot.rollup = before.slot.rollup;
+    slot.history = before.recent();
+    if slot.history.len() >= ROLLUP_EVERY {
+        let rollup = Rollup::new(run.clone(), std::mem::take(&mut slot.history));
+        rollup.write(objects)?;
+        slot.rollup = Some(rollup.last_seq());
+    }
+    Ok(slot)
+}
+
+#[cfg(test)]
+mod tests;

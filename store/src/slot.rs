@@ -1,0 +1,390 @@
+//! The slot: the create-only record that commits a checkpoint to a run.
+//!
+//! ```text
+//! u8 format (0) · u8 kind · text run · varint seq · 32 manifest · 32 hash of slot seq − 1 (zeros for seq 0)
+//! 16 nonce · 32 fingerprint · varints: step, time, raw bytes, stored bytes, tensors, new tensors, max step
+//! u8 has rollup · [varint last commit of the newest rollup]
+//! u8 history codec (0 plain, 1 zstd) · varint plain length · varint length · list of summaries · 32 seal
+//! ```
+//! The history names every commit after the newest rollup and before this one, so one read of the newest slot
+//! says all that happened lately.
+
+use bytes::Bytes;
+use tpde_core::error::CodecError;
+use tpde_core::id::ID_LEN;
+use tpde_core::wire::{Reader, Writer};
+
+use crate::error::{Result, StoreError};
+use crate::ids::{Fingerprint, ManifestId, Nonce, SlotHash};
+use crate::keys::Key;
+use crate::names::RunName;
+use crate::objects::Objects;
+use crate::rollup::ROLLUP_EVERY;
+use crate::seal::{seal, unseal};
+use crate::summary::{SlotAction, Summary, Totals, read_list, short, write_list};
+
+/// The newest slot format that this build reads and writes.
+const FORMAT: u8 = 0;
+
+/// Most bytes of a history once it is decompressed.
+const MAX_HISTORY_LEN: usize = 64 << 10;
+
+/// zstd level of the history: small input, written once a commit.
+const HISTORY_LEVEL: i32 = 3;
+
+/// Name of the structure in messages.
+const WHAT: &str = "slot";
+
+/// One commit of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The run.
+    pub run: RunName,
+    /// Its place in the run, from 0, without gaps.
+    pub seq: u64,
+    /// What it does.
+    pub action: SlotAction,
+    /// The checkpoint.
+    pub manifest: ManifestId,
+    /// Hash of the stored bytes of slot `seq - 1`; zeros for the first.
+    pub previous: SlotHash,
+    /// Drawn by the writer for this commit.
+    pub nonce: Nonce,
+    /// What the checkpoint restores to.
+    pub fingerprint: Fingerprint,
+    /// The training step.
+    pub step: u64,
+    /// Time of the commit in milliseconds since 1970, by the writer's clock.
+    pub created_unix_ms: u64,
+    /// Its sizes.
+    pub totals: Totals,
+    /// The largest step of the run up to and with this commit.
+    pub max_step: u64,
+    /// Last commit that the newest rollup covers.
+    pub rollup: Option<u64>,
+    /// The commits after that rollup and before this one, oldest first.
+    pub history: Vec<Summary>,
+}
+
+/// A slot as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSlot {
+    /// What it says.
+    pub slot: Slot,
+    /// The hash by which the next slot refers to it.
+    pub hash: SlotHash,
+}
+
+/// What stands where the first slot's predecessor would be named.
+pub const NO_SLOT: SlotHash = SlotHash::from_bytes([0; ID_LEN]);
+
+impl Slot {
+    /// The line about this commit.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            seq: self.seq,
+            step: self.step,
+            created_unix_ms: self.created_unix_ms,
+            manifest: self.manifest,
+            fingerprint: short(&self.fingerprint),
+            totals: self.totals,
+            action: self.action,
+        }
+    }
+
+    /// The stored bytes, seal included.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u8(FORMAT);
+        w.u8(self.action.code());
+        w.prefixed(self.run.as_str().as_bytes());
+        w.varint(self.seq);
+        w.raw(self.manifest.as_bytes());
+        w.raw(self.previous.as_bytes());
+        w.raw(self.nonce.as_bytes());
+        w.raw(self.fingerprint.as_bytes());
+        w.varint(self.step);
+        w.varint(self.created_unix_ms);
+        w.varint(self.totals.raw_bytes);
+        w.varint(self.totals.stored_bytes);
+        w.varint(u64::from(self.totals.tensors));
+        w.varint(u64::from(self.totals.new_tensors));
+        w.varint(self.max_step);
+        w.u8(u8::from(self.rollup.is_some()));
+        if let Some(rollup) = self.rollup {
+            w.varint(rollup);
+        }
+        let mut history = Writer::new();
+        write_list(&mut history, &self.history);
+        let plain = history.into_bytes();
+        match zstd::bulk::compress(&plain, HISTORY_LEVEL) {
+            Ok(packed) if packed.len() < plain.len() => {
+                w.u8(1);
+                w.varint(plain.len() as u64);
+                w.prefixed(&packed);
+            }
+            _ => {
+                w.u8(0);
+                w.varint(plain.len() as u64);
+                w.prefixed(&plain);
+            }
+        }
+        seal(w.into_bytes())
+    }
+
+    /// Inverse of [`Slot::encode`].
+    ///
+    /// # Errors
+    /// * `Truncated`, `Corrupt`: the bytes will not get better.
+    /// * `Unsupported`: written by a newer tpde; upgrade.
+    ///
+    /// Never panics, and allocates at most a few times [`ROLLUP_EVERY`] summaries.
+    pub fn decode(sealed: &[u8]) -> std::result::Result<Self, CodecError> {
+        let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
+        let mut r = Reader::new(unseal(WHAT, sealed)?);
+        let format = r.u8(WHAT)?;
+        if format > FORMAT {
+            return Err(CodecError::Unsupported {
+                what: "slot format",
+                found: u64::from(format),
+                known: u64::from(FORMAT),
+            });
+        }
+        let action = SlotAction::from_code(r.u8(WHAT)?)?;
+        let run = r.text(WHAT)?;
+        let run = run
+            .parse()
+            .map_err(|_| corrupt(format!("{run:?} is not a run's name")))?;
+        let narrow = |v: u64| {
+            u32::try_from(v).map_err(|_| corrupt(format!("{v} tensors are above the limit")))
+        };
+        let mut slot = Self {
+            run,
+            seq: r.varint(WHAT)?,
+            action,
+            manifest: ManifestId::from_bytes(r.array(WHAT)?),
+            previous: SlotHash::from_bytes(r.array(WHAT)?),
+            nonce: Nonce::from_bytes(r.array(WHAT)?),
+            fingerprint: Fingerprint::from_bytes(r.array(WHAT)?),
+            step: r.varint(WHAT)?,
+            created_unix_ms: r.varint(WHAT)?,
+            totals: Totals {
+                raw_bytes: r.varint(WHAT)?,
+                stored_bytes: r.varint(WHAT)?,
+                tensors: narrow(r.varint(WHAT)?)?,
+                new_tensors: narrow(r.varint(WHAT)?)?,
+            },
+            max_step: r.varint(WHAT)?,
+            rollup: None,
+            history: Vec::new(),
+        };
+        slot.rollup = match r.u8(WHAT)? {
+            0 => None,
+            1 => Some(r.varint(WHAT)?),
+            other => return Err(corrupt(format!("flag {other}"))),
+        };
+        slot.history = read_history(&mut r)?;
+        r.end(WHAT)?;
+        // The history must join the rollup to this commit without a gap.
+        let from = slot.rollup.map_or(Some(0), |last| last.checked_add(1));
+        let expected = from.and_then(|from| slot.seq.checked_sub(from));
+        let starts = slot.history.first().is_none_or(|s| Some(s.seq) == from);
+        if expected != Some(slot.history.len() as u64) || !starts {
+            return Err(corrupt(format!(
+                "commit {} with rollup {:?} and {} commits between",
+                slot.seq,
+                slot.rollup,
+                slot.history.len()
+            )));
+        }
+        Ok(slot)
+    }
+}
+
+fn read_history(r: &mut Reader<'_>) -> std::result::Result<Vec<Summary>, CodecError> {
+    let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
+    let codec = r.u8(WHAT)?;
+    let plain_len = r.size(MAX_HISTORY_LEN, WHAT)?;
+    let stored = r.prefixed(WHAT)?;
+    let unpacked;
+    let plain = match codec {
+        0 => stored,
+        1 => {
+            unpacked = zstd::bulk::decompress(stored, plain_len)
+                .map_err(|e| corrupt(format!("history: {e}")))?;
+            &unpacked
+        }
+        other => return Err(corrupt(format!("history codec {other}"))),
+    };
+    if plain.len() != plain_len {
+        return Err(corrupt(format!(
+            "history of {} bytes, expected {plain_len}",
+            plain.len()
+        )));
+    }
+    let mut list = Reader::new(plain);
+    let history = read_list(&mut list, ROLLUP_EVERY)?;
+    list.end(WHAT)?;
+    Ok(history)
+}
+
+impl StoredSlot {
+    /// Reads the stored `bytes` of slot `seq` of `run`.
+    ///
+    /// # Errors
+    /// * `Corrupt`: damaged, or another slot's bytes.
+    /// * `Newer`: written by a newer tpde; upgrade.
+    pub(crate) fn from_bytes(run: &RunName, seq: u64, bytes: &Bytes) -> Result<Self> {
+        let key = || Key::Slot(run.clone(), seq).to_string();
+        let slot = Slot::decode(bytes).map_err(|e| StoreError::decoding(key(), e))?;
+        if slot.run != *run || slot.seq != seq {
+            return Err(StoreError::corrupt(
+                key(),
+                format!("it holds commit {} of run {}", slot.seq, slot.run),
+            ));
+        }
+        Ok(Self {
+            slot,
+            hash: SlotHash::of(bytes),
+        })
+    }
+
+    /// Reads slot `seq` of `run`.
+    ///
+    /// # Errors
+    /// * `NotFound`: the run has no such commit.
+    /// * `Corrupt`, `Newer`, `Backend`: as for every read.
+    pub fn read(objects: &Objects, run: &RunName, seq: u64) -> Result<Self> {
+        let bytes = objects.get(&Key::Slot(run.clone(), seq))?;
+        Self::from_bytes(run, seq, &bytes)
+    }
+
+    /// Every commit that the newest rollup does not cover, this one included, oldest first.
+    pub fn recent(&self) -> Vec<Summary> {
+        let mut recent = self.slot.history.clone();
+        recent.push(self.slot.summary());
+        recent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+    use super::*;
+    use crate::summary::tests::any_list;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn any_slot()(
+            rollup in prop_oneof![Just(None), (0u64..9).prop_map(Some)]
+        )(
+            n in any::<[u64; 5]>(), t in any::<[u32; 2]>(), ids in any::<[[u8; 32]; 3]>(), nonce in any::<[u8; 16]>(),
+            history in any_list(rollup.map_or(0, |r| r + 1), 0..6),
+            rollup in Just(rollup)
+        ) -> Slot {
+            Slot {
+                run: "a-run.1".parse().unwrap(),
+                seq: rollup.map_or(0, |r| r + 1) + history.len() as u64,
+                action: SlotAction::Commit,
+                manifest: ManifestId::from_bytes(ids[0]),
+                previous: SlotHash::from_bytes(ids[1]),
+                nonce: Nonce::from_bytes(nonce),
+                fingerprint: Fingerprint::from_bytes(ids[2]),
+                step: n[0],
+                created_unix_ms: n[1],
+                totals: Totals { raw_bytes: n[2], stored_bytes: n[3], tensors: t[0], new_tensors: t[1] },
+                max_step: n[4],
+                rollup,
+                history,
+            }
+        }
+    }
+
+    proptest! {
+        /// Promise: a slot survives the way through bytes.
+        #[test]
+        fn round_trip(slot in any_slot()) {
+            prop_assert_eq!(Slot::decode(&slot.encode())?, slot);
+        }
+
+        /// Promise: no cut and no flip of any bit is ever read.
+        #[test]
+        fn damage_is_seen(slot in any_slot(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let bytes = slot.encode();
+            let at = at.index(bytes.len());
+            prop_assert!(Slot::decode(&bytes[..at]).is_err());
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            let flipped = Slot::decode(&flipped);
+            let corrupt = matches!(flipped, Err(CodecError::Corrupt { .. }));
+            prop_assert!(corrupt);
+        }
+
+        /// Promise: bytes that carry a right seal but were made up are refused or read, never a panic.
+        #[test]
+        fn made_up_records_are_safe(
+            slot in any_slot(),
+            at in any::<prop::sample::Index>(),
+            with: u8,
+        ) {
+            let sealed = slot.encode();
+            let mut record = unseal(WHAT, &sealed)?.to_vec();
+            let at = at.index(record.len());
+            record[at] = with;
+            let _ = Slot::decode(&seal(record));
+        }
+    }
+
+    fn sealed_with(format: u8, kind: u8) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u8(format);
+        w.u8(kind);
+        seal(w.into_bytes())
+    }
+
+    /// Promise: a newer slot asks for an upgrade.
+    #[test]
+    fn newer_formats_and_kinds() {
+        for newer in [sealed_with(1, 0), sealed_with(0, 1)] {
+            let error = Slot::decode(&newer).unwrap_err();
+            assert!(matches!(error, CodecError::Unsupported { .. }), "{error}");
+        }
+    }
+
+    /// Promise: a history that claims to unpack to more than the limit is refused before it is unpacked.
+    #[test]
+    fn a_bomb_is_refused() {
+        let bomb = zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap();
+        for claimed in [1u64 << 24, 1 << 10] {
+            let mut w = Writer::new();
+            w.u8(1);
+            w.varint(claimed);
+            w.prefixed(&bomb);
+            let bytes = w.into_bytes();
+            assert!(read_history(&mut Reader::new(&bytes)).is_err());
+        }
+    }
+
+    /// Promise: the longest history fits its limit.
+    #[test]
+    fn the_longest_history_fits() {
+        let extreme = |seq| Summary {
+            seq,
+            step: if seq % 2 == 0 { 0 } else { 1 << 63 },
+            created_unix_ms: if seq % 2 == 0 { 0 } else { 1 << 63 },
+            manifest: ManifestId::from_bytes([7; 32]),
+            fingerprint: [7; 8],
+            totals: Totals {
+                raw_bytes: if seq % 2 == 0 { 0 } else { 1 << 63 },
+                stored_bytes: if seq % 2 == 0 { 0 } else { 1 << 63 },
+                tensors: if seq % 2 == 0 { 0 } else { u32::MAX },
+                new_tensors: if seq % 2 == 0 { 0 } else { u32::MAX },
+            },
+            action: SlotAction::Commit,
+        };
+        let list: Vec<Summary> = (0..ROLLUP_EVERY as u64).map(extreme).collect();
+        let mut w = Writer::new();
+        write_list(&mut w, &list);
+        assert!(w.len() <= MAX_HISTORY_LEN, "{}", w.len());
+    }
+}
