@@ -207,7 +207,7 @@ mod tests {
                 hit = faults.requests() > from;
                 let blamed = matches!(result, Err(StoreError::Input { .. }));
                 assert!(!blamed, "{fault:?} at {from}: {result:?}");
-assert_eq!(result.is_err(), hit, "{fault:?} at {from}");
+                assert_eq!(result.is_err(), hit, "{fault:?} at {from}");
                 from += 1;
             }
             assert!(from > 10, "the probe makes more requests than that");
