@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::scan::shown;
 use crate::error::{Result, StoreError};
 
-/// An open file, and what it looked like when it was opened.
+/// A file, and what it looked like when it was first seen.
+///
+/// It is opened for each read, so that a checkpoint of thousands of files needs no thousands of descriptors.
 #[derive(Debug)]
 pub(crate) struct SourceFile {
-    file: File,
     path: PathBuf,
-    opened: Stamp,
+    seen: Stamp,
 }
 
 /// What changes when a file is written to.
@@ -32,25 +33,17 @@ impl Stamp {
 }
 
 impl SourceFile {
-    /// Opens `path`.
+    /// Looks at `path`.
     ///
     /// # Errors
     /// `NotFound` or `Input`, naming the path.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let opened = File::open(path).and_then(|file| Ok((Stamp::of(&file.metadata()?), file)));
-        match opened {
-            Ok((opened, file)) => Ok(Self { file, path: path.to_owned(), opened }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                Err(StoreError::not_found(shown(path), "It was removed while the checkpoint was being saved; save again"))
-            }
-            Err(e) => {
-                Err(StoreError::input(shown(path), e.to_string(), "Check its permissions and run the command again"))
-            }
-        }
+        let seen = File::open(path).and_then(|file| file.metadata()).map_err(|e| unreadable(path, &e))?;
+        Ok(Self { path: path.to_owned(), seen: Stamp::of(&seen) })
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
-        self.opened.len_bytes
+        self.seen.len_bytes
     }
 
     pub(crate) fn shown(&self) -> String {
@@ -60,15 +53,20 @@ impl SourceFile {
     /// Reads exactly `len_bytes` at `offset_bytes`.
     ///
     /// # Errors
-    /// `Input` if the file has become shorter or cannot be read.
+    /// `Input` if the file was written to, replaced, removed or cannot be read.
     pub(crate) fn read_at(&self, offset_bytes: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let file = File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
+        let now = file.metadata().map_err(|e| unreadable(&self.path, &e))?;
+        if Stamp::of(&now) != self.seen {
+            return Err(self.changed(&format!("{} bytes became {}", self.seen.len_bytes, now.len())));
+        }
         let mut buffer = vec![0; len_bytes];
-        match self.file.read_exact_at(&mut buffer, offset_bytes) {
+        match file.read_exact_at(&mut buffer, offset_bytes) {
             Ok(()) => Ok(buffer),
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(self.changed(&format!("it ends before byte {}", offset_bytes + len_bytes as u64)))
             }
-            Err(e) => Err(StoreError::input(self.shown(), e.to_string(), "Check the disk and run the command again")),
+            Err(e) => Err(unreadable(&self.path, &e)),
         }
     }
 
@@ -78,8 +76,8 @@ impl SourceFile {
     /// `Input` if it was written to, replaced or removed.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         match std::fs::metadata(&self.path) {
-            Ok(now) if Stamp::of(&now) == self.opened => Ok(()),
-            Ok(now) => Err(self.changed(&format!("{} bytes became {}", self.opened.len_bytes, now.len()))),
+            Ok(now) if Stamp::of(&now) == self.seen => Ok(()),
+            Ok(now) => Err(self.changed(&format!("{} bytes became {}", self.seen.len_bytes, now.len()))),
             Err(e) => Err(self.changed(&e.to_string())),
         }
     }
@@ -92,6 +90,14 @@ impl SourceFile {
             "Wait until the trainer has finished writing it and save again; the store is as it was",
         )
     }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        let hint = "It was removed while the checkpoint was being saved; save again";
+        return StoreError::not_found(shown(path), hint);
+    }
+    StoreError::input(shown(path), error.to_string(), "Check the disk and its permissions and run the command again")
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! Tells whoever waits how far a long job is.
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Reading files and hashing tensors.
+    Hash,
+    /// Encoding what is new.
+    Encode,
+    /// Decoding and writing files.
+    Restore,
+    /// Checking stored objects.
+    Verify,
+    /// Comparing tensors.
+    Compare,
+}
+
+/// Receives progress from any thread.
+pub trait Progress: Sync {
+    /// A stage begins; `total_bytes` will be advanced through.
+    fn start(&self, stage: Stage, total_bytes: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// The stage is over.
+    fn finish(&self);
+}
+
+/// Nobody waits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}

@@ -1,0 +1,295 @@
+//! Restore: a checkpoint's files, byte for byte, verified.
+//!
+//! ```text
+//! manifest ─▶ chains (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
+//! ```
+
+use std::path::PathBuf;
+
+use globset::GlobSet;
+use rayon::prelude::*;
+use tpde_core::{SubtreeHash, TensorId, merge_subtrees, slices_of};
+
+use crate::catalog::Piece;
+use crate::content::{read_blob, read_slice};
+use crate::error::{Result, StoreError};
+use crate::files::paths;
+use crate::files::target::{TargetDir, TargetFile};
+use crate::ids::{ManifestId, PackId};
+use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
+use crate::progress::{Progress, Stage};
+use crate::save::ids::windows;
+use crate::store::Store;
+
+/// What to restore, and where to.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The checkpoint.
+    pub manifest: ManifestId,
+    /// The directory to write into; made if it is not there.
+    pub target: PathBuf,
+    /// Only files whose path matches.
+    pub files: Option<GlobSet>,
+    /// Only tensors whose name matches; tensor files then hold those alone, under a header of their own.
+    pub tensors: Option<GlobSet>,
+    /// Write over files that are there.
+    pub overwrite: bool,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreReport {
+    /// Files written.
+    pub files: u32,
+    /// Tensors in them.
+    pub tensors: u32,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// One piece of a file that is to be written.
+enum Part {
+    Slice { file: usize, tensor: usize, slice: u32, links: Vec<Piece>, at: u64, len_bytes: usize },
+    Bytes { file: usize, blob: usize, at: u64, len_bytes: usize },
+    Header { file: usize, bytes: Vec<u8> },
+}
+
+impl Part {
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Slice { len_bytes, .. } | Self::Bytes { len_bytes, .. } => *len_bytes as u64,
+            Self::Header { bytes, .. } => bytes.len() as u64,
+        }
+    }
+}
+
+impl Store {
+    /// Writes a checkpoint's files.
+    ///
+    /// Law: every file is the one that was saved, byte for byte, with its permissions; each tensor and blob is compared with
+    /// its id before the file gets its name. On an error no file that was not finished is left.
+    ///
+    /// # Errors
+    /// `Corrupt`: something does not hash to its id; nothing wrong was left behind. `Input`: a file is in the way, or the disk
+    /// is full. `NotFound`: no file or tensor matches.
+    pub fn restore(&self, request: &RestoreRequest, progress: &dyn Progress) -> Result<RestoreReport> {
+        let manifest = self.manifest(request.manifest)?;
+        manifest.files.iter().try_for_each(|f| paths::check(&f.path))?;
+        let files = select(&manifest, request)?;
+        let mut plan = Plan { store: self, manifest: &manifest, parts: Vec::new(), lens: Vec::new() };
+        for (number, file) in files.iter().enumerate() {
+            plan.file(number, file, request.tensors.as_ref())?;
+        }
+        let Plan { parts, lens, .. } = plan;
+
+        let target = TargetDir::create(&request.target)?;
+        for file in &files {
+            target.place(&file.path, request.overwrite)?;
+        }
+        for file in files.iter().filter(|f| f.content == FileContent::Directory) {
+            target.directory(&file.path)?;
+        }
+        let mut open = Vec::with_capacity(files.len());
+        for (file, &len_bytes) in files.iter().zip(&lens) {
+            open.push(match file.content {
+                FileContent::Directory => None,
+                _ => Some(target.file(&file.path, file.mode, len_bytes, request.overwrite)?),
+            });
+        }
+        progress.start(Stage::Restore, lens.iter().sum());
+        self.write_parts(&manifest, &parts, &open, progress)?;
+        progress.finish();
+        for file in open.into_iter().flatten() {
+            file.commit()?;
+        }
+        // Children before parents, for a parent may be read-only.
+        for file in files.iter().rev().filter(|f| f.content == FileContent::Directory) {
+            target.directory_mode(&file.path, file.mode)?;
+        }
+        target.sync(&files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>())?;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(RestoreReport {
+            files: count(files.iter().filter(|f| f.content != FileContent::Directory).count()),
+            tensors: count(files.iter().map(|f| tensors_of(f, request.tensors.as_ref()).count()).sum()),
+            bytes: lens.iter().sum(),
+        })
+    }
+
+    fn write_parts(
+        &self,
+        manifest: &Manifest,
+        parts: &[Part],
+        open: &[Option<TargetFile>],
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let write = |file: usize, at: u64, bytes: &[u8]| -> Result<()> {
+            open[file].as_ref().map_or(Ok(()), |f| f.write_at(at, bytes))
+        };
+        // Slices of one tensor follow one another, so the hashes of a tensor are merged when the next one begins.
+        let mut current: Option<(TensorId, Vec<SubtreeHash>)> = None;
+        for window in windows(parts, Part::len_bytes) {
+            let done: Result<Vec<Option<SubtreeHash>>> = window
+                .par_iter()
+                .map(|part| {
+                    let hash = match part {
+                        Part::Slice { file, tensor, links, at, len_bytes, .. } => {
+                            let mut bytes = vec![0; *len_bytes];
+                            let id = manifest.tensors[*tensor].id;
+                            let read = read_slice(self.objects(), id, links, &mut bytes)?;
+                            write(*file, *at, &bytes)?;
+                            Some(read.hash)
+                        }
+                        Part::Bytes { file, blob, at, .. } => {
+                            let blob = &manifest.blobs[*blob];
+                            let hint = manifest.packs[blob.pack as usize];
+                            let bytes = read_blob(self.objects(), &self.catalog, blob.id, &[hint])?;
+                            write(*file, *at, &bytes)?;
+                            None
+                        }
+                        Part::Header { file, bytes } => {
+                            write(*file, 0, bytes)?;
+                            None
+                        }
+                    };
+                    progress.advance(part.len_bytes());
+                    Ok(hash)
+                })
+                .collect();
+            for (part, hash) in window.iter().zip(done?) {
+                let (Part::Slice { tensor, slice, .. }, Some(hash)) = (part, hash) else { continue };
+                match &mut current {
+                    Some((_, hashes)) if *slice > 0 => hashes.push(hash),
+                    _ => {
+                        let next = (manifest.tensors[*tensor].id, vec![hash]);
+                        if let Some((id, hashes)) = current.replace(next) {
+                            check_tensor(id, &hashes)?;
+                        }
+                    }
+                }
+            }
+        }
+        current.map_or(Ok(()), |(id, hashes)| check_tensor(id, &hashes))
+    }
+}
+
+/// Compares the merged hashes of a tensor's slices with its id.
+pub(crate) fn check_tensor(id: TensorId, slices: &[SubtreeHash]) -> Result<()> {
+    match merge_subtrees(slices) {
+        Some(found) if found == id => Ok(()),
+        found => Err(StoreError::corrupt(
+            format!("tensor {}", id.short()),
+            format!("it decodes to {}", found.map_or("something that is no tensor".into(), |f| f.short())),
+        )),
+    }
+}
+
+struct Plan<'s> {
+    store: &'s Store,
+    manifest: &'s Manifest,
+    parts: Vec<Part>,
+    lens: Vec<u64>,
+}
+
+impl Plan<'_> {
+    fn file(&mut self, number: usize, file: &FileRecord, only: Option<&GlobSet>) -> Result<()> {
+        let mut at = 0;
+        match &file.content {
+            FileContent::Directory => {}
+            FileContent::Opaque { blobs, .. } => at = self.blobs(number, blobs, at)?,
+            FileContent::Safetensors { header, .. } => {
+                match only {
+                    None => at = self.blobs(number, header, at)?,
+                    Some(_) => {
+                        let bytes = subset_header(self.manifest, file, only)?;
+                        at = bytes.len() as u64;
+                        self.parts.push(Part::Header { file: number, bytes });
+                    }
+                }
+                for named in tensors_of(file, only) {
+                    at = self.tensor(number, named.tensor as usize, at)?;
+                }
+            }
+        }
+        self.lens.push(at);
+        Ok(())
+    }
+
+    fn blobs(&mut self, file: usize, blobs: &[u32], mut at: u64) -> Result<u64> {
+        for &blob in blobs {
+            let len_bytes = self.manifest.blobs[blob as usize].len_bytes;
+            let len = usize::try_from(len_bytes).ok().filter(|&n| n <= crate::content::BLOB_BYTES);
+            let len = len.ok_or_else(|| StoreError::corrupt("manifest", format!("a blob of {len_bytes} bytes")))?;
+            self.parts.push(Part::Bytes { file, blob: blob as usize, at, len_bytes: len });
+            at += len_bytes;
+        }
+        Ok(at)
+    }
+
+    fn tensor(&mut self, file: usize, tensor: usize, at: u64) -> Result<u64> {
+        let record = &self.manifest.tensors[tensor];
+        for (slice, offset_bytes, len_bytes) in slices(record) {
+            let hints = hints(self.manifest, record);
+            let links = self.store.catalog.chain(self.store.objects(), record.id, slice, &hints)?;
+            self.parts.push(Part::Slice { file, tensor, slice, links, at: at + offset_bytes, len_bytes });
+        }
+        Ok(at + record.len_bytes)
+    }
+}
+
+/// Number, offset and length in bytes of every slice of a tensor.
+pub(crate) fn slices(record: &TensorRecord) -> impl Iterator<Item = (u32, u64, usize)> {
+    let word = record.dtype.word_bytes() as u64;
+    (0u32..).zip(slices_of(record.dtype, record.len_bytes / word)).map(move |(i, range)| {
+        #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
+        let len = ((range.end - range.start) * word) as usize;
+        (i, range.start * word, len)
+    })
+}
+
+/// Packs that the manifest names for a tensor.
+pub(crate) fn hints(manifest: &Manifest, record: &TensorRecord) -> Vec<PackId> {
+    record.packs.iter().map(|&p| manifest.packs[p as usize]).collect()
+}
+
+fn tensors_of<'f>(file: &'f FileRecord, only: Option<&GlobSet>) -> impl Iterator<Item = &'f NamedTensor> {
+    let tensors: &[NamedTensor] = match &file.content {
+        FileContent::Safetensors { tensors, .. } => tensors,
+        FileContent::Directory | FileContent::Opaque { .. } => &[],
+    };
+    tensors.iter().filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
+}
+
+fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'m FileRecord>> {
+    let files: Vec<&FileRecord> = manifest
+        .files
+        .iter()
+        .filter(|f| request.files.as_ref().is_none_or(|only| only.is_match(&f.path)))
+        .filter(|f| request.tensors.is_none() || tensors_of(f, request.tensors.as_ref()).next().is_some())
+        .collect();
+    if files.is_empty() {
+        let what = if request.tensors.is_some() { "a tensor with that name" } else { "a file with that path" };
+        return Err(StoreError::not_found(what, "Run `tpde ls` to see what the checkpoint holds"));
+    }
+    Ok(files)
+}
+
+/// A header for the tensors that were asked for, in the order of the file.
+fn subset_header(manifest: &Manifest, file: &FileRecord, only: Option<&GlobSet>) -> Result<Vec<u8>> {
+    let mut json = serde_json::Map::new();
+    let mut at = 0u64;
+    for named in tensors_of(file, only) {
+        let record = &manifest.tensors[named.tensor as usize];
+        let end = at + record.len_bytes;
+        let entry = serde_json::json!({
+            "dtype": record.dtype.name(), "shape": named.shape, "data_offsets": [at, end],
+        });
+        json.insert(named.name.clone(), entry);
+        at = end;
+    }
+    let mut text = serde_json::to_vec(&json).map_err(|e| StoreError::corrupt("manifest", e.to_string()))?;
+    // As the safetensors library pads it: the data starts at a multiple of eight.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(&text);
+    Ok(header)
+}

@@ -1,0 +1,313 @@
+//! First pass: what the files consist of, by content.
+
+use std::collections::HashMap;
+
+use globset::GlobSet;
+use rayon::prelude::*;
+use tpde_core::{Dtype, ID_LEN, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices_of};
+
+use super::WINDOW_BYTES;
+use crate::content::BLOB_BYTES;
+use crate::error::Result;
+use crate::files::safetensors::{is_named_like_one, read_layout};
+use crate::files::scan::Found;
+use crate::files::source::SourceFile;
+use crate::ids::BlobId;
+use crate::progress::Progress;
+
+/// A tensor's content and one place where its bytes stand.
+#[derive(Debug, Clone)]
+pub(super) struct TensorSource {
+    pub(super) id: TensorId,
+    pub(super) dtype: Dtype,
+    pub(super) len_bytes: u64,
+    pub(super) source: usize,
+    pub(super) offset_bytes: u64,
+    /// Names under which a base is looked for: every file and name that has this content.
+    pub(super) names: Vec<(String, String)>,
+}
+
+impl TensorSource {
+    pub(super) fn elems(&self) -> u64 {
+        self.len_bytes / self.dtype.word_bytes() as u64
+    }
+}
+
+/// A blob's content and one place where its bytes stand.
+#[derive(Debug, Clone)]
+pub(super) struct BlobSource {
+    pub(super) id: BlobId,
+    pub(super) len_bytes: usize,
+    pub(super) source: usize,
+    pub(super) offset_bytes: u64,
+    /// The file, and which of its blobs this is: where a prefix is looked for.
+    pub(super) place: (String, usize),
+}
+
+/// What an entry of the directory is.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Directory,
+    Opaque { digest: [u8; ID_LEN], blobs: Vec<u32> },
+    Safetensors { header: Vec<u32>, tensors: Vec<(String, Vec<u64>, u32)> },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FileEntry {
+    pub(super) path: String,
+    pub(super) mode: u32,
+    pub(super) content: Content,
+}
+
+/// A checkpoint as it stands on the user's disk.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) sources: Vec<SourceFile>,
+    pub(super) files: Vec<FileEntry>,
+    pub(super) tensors: Vec<TensorSource>,
+    pub(super) blobs: Vec<BlobSource>,
+}
+
+/// One slice or blob that is to be hashed.
+struct Job {
+    source: usize,
+    offset_bytes: u64,
+    len_bytes: usize,
+    /// Where the whole begins, and how long it is.
+    whole_start: u64,
+    whole_bytes: u64,
+    is_blob: bool,
+}
+
+/// Hash of a part of its whole, and of the part alone (blobs only).
+struct Hashed {
+    part: SubtreeHash,
+    blob: Option<BlobId>,
+}
+
+/// A file that was looked at: where its jobs begin, and what they make.
+enum Plan {
+    Directory,
+    Opaque { jobs: std::ops::Range<usize> },
+    Safetensors { header: std::ops::Range<usize>, tensors: Vec<PlannedTensor> },
+}
+
+struct PlannedTensor {
+    name: String,
+    shape: Vec<u64>,
+    dtype: Dtype,
+    offset_bytes: u64,
+    len_bytes: u64,
+    jobs: std::ops::Range<usize>,
+}
+
+impl Checkpoint {
+    /// Reads and hashes everything that was found.
+    ///
+    /// # Errors
+    /// `Input` for a file that lies about itself or changes while it is read.
+    pub(super) fn read(found: &[Found], opaque: &GlobSet, progress: &dyn Progress) -> Result<Self> {
+        let mut sources = Vec::new();
+        let mut jobs = Vec::new();
+        let mut plans = Vec::new();
+        for file in found {
+            if file.is_dir {
+                plans.push((file, usize::MAX, Plan::Directory));
+                continue;
+            }
+            let source = SourceFile::open(&file.source)?;
+            let number = sources.len();
+            let plan = if is_named_like_one(&file.path) && !opaque.is_match(&file.path) {
+                let layout = read_layout(&source)?;
+                let header = plan_blobs(&mut jobs, number, 0, layout.header.len() as u64);
+                let tensors = layout
+                    .tensors
+                    .into_iter()
+                    .map(|t| PlannedTensor {
+                        jobs: plan_slices(&mut jobs, number, t.dtype, t.offset_bytes, t.len_bytes),
+                        name: t.name,
+                        shape: t.shape,
+                        dtype: t.dtype,
+                        offset_bytes: t.offset_bytes,
+                        len_bytes: t.len_bytes,
+                    })
+                    .collect();
+                Plan::Safetensors { header, tensors }
+            } else {
+                Plan::Opaque { jobs: plan_blobs(&mut jobs, number, 0, source.len_bytes()) }
+            };
+            sources.push(source);
+            plans.push((file, number, plan));
+        }
+        let hashed = hash(&sources, &jobs, progress)?;
+        let mut checkpoint = Self { sources, files: Vec::new(), tensors: Vec::new(), blobs: Vec::new() };
+        let mut contents = Contents::default();
+        for (file, source, plan) in plans {
+            let content = match plan {
+                Plan::Directory => Content::Directory,
+                Plan::Opaque { jobs: range } => {
+                    let parts: Vec<SubtreeHash> = hashed[range.clone()].iter().map(|h| h.part).collect();
+                    let digest = merge_subtrees(&parts).unwrap_or_else(|| TensorId::of(&[]));
+                    let blobs = contents.blobs(&mut checkpoint.blobs, &file.path, range, &jobs, &hashed);
+                    Content::Opaque { digest: *digest.as_bytes(), blobs }
+                }
+                Plan::Safetensors { header, tensors } => {
+                    let header = contents.blobs(&mut checkpoint.blobs, &file.path, header, &jobs, &hashed);
+                    let tensors = tensors
+                        .into_iter()
+                        .map(|t| contents.tensor(&mut checkpoint.tensors, &file.path, source, t, &hashed))
+                        .collect();
+                    Content::Safetensors { header, tensors }
+                }
+            };
+            checkpoint.files.push(FileEntry { path: file.path.clone(), mode: file.mode, content });
+        }
+        Ok(checkpoint)
+    }
+
+    /// Bytes of all distinct contents.
+    pub(super) fn raw_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.len_bytes).sum::<u64>()
+            + self.blobs.iter().map(|b| b.len_bytes as u64).sum::<u64>()
+    }
+}
+
+/// Which contents are known already, so that each is listed once.
+#[derive(Default)]
+struct Contents {
+    blobs: HashMap<BlobId, u32>,
+    tensors: HashMap<(TensorId, Dtype), u32>,
+}
+
+impl Contents {
+    fn blobs(
+        &mut self,
+        list: &mut Vec<BlobSource>,
+        path: &str,
+        range: std::ops::Range<usize>,
+        jobs: &[Job],
+        hashed: &[Hashed],
+    ) -> Vec<u32> {
+        let start = range.start;
+        range
+            .filter_map(|i| {
+                let id = hashed[i].blob?;
+                let job = &jobs[i];
+                Some(*self.blobs.entry(id).or_insert_with(|| {
+                    list.push(BlobSource {
+                        id,
+                        len_bytes: job.len_bytes,
+                        source: job.source,
+                        offset_bytes: job.offset_bytes,
+                        place: (path.to_owned(), i - start),
+                    });
+                    u32::try_from(list.len() - 1).unwrap_or(u32::MAX)
+                }))
+            })
+            .collect()
+    }
+
+    fn tensor(
+        &mut self,
+        list: &mut Vec<TensorSource>,
+        path: &str,
+        source: usize,
+        planned: PlannedTensor,
+        hashed: &[Hashed],
+    ) -> (String, Vec<u64>, u32) {
+        let parts: Vec<SubtreeHash> = hashed[planned.jobs].iter().map(|h| h.part).collect();
+        let id = merge_subtrees(&parts).unwrap_or_else(|| TensorId::of(&[]));
+        let index = *self.tensors.entry((id, planned.dtype)).or_insert_with(|| {
+            list.push(TensorSource {
+                id,
+                dtype: planned.dtype,
+                len_bytes: planned.len_bytes,
+                source,
+                offset_bytes: planned.offset_bytes,
+                names: Vec::new(),
+            });
+            u32::try_from(list.len() - 1).unwrap_or(u32::MAX)
+        });
+        list[index as usize].names.push((path.to_owned(), planned.name.clone()));
+        (planned.name, planned.shape, index)
+    }
+}
+
+fn plan_blobs(jobs: &mut Vec<Job>, source: usize, start: u64, len_bytes: u64) -> std::ops::Range<usize> {
+    let first = jobs.len();
+    let mut at = 0;
+    while at < len_bytes || (len_bytes == 0 && jobs.len() == first) {
+        #[expect(clippy::cast_possible_truncation, reason = "at most BLOB_BYTES")]
+        let len = (len_bytes - at).min(BLOB_BYTES as u64) as usize;
+        jobs.push(Job {
+            source,
+            offset_bytes: start + at,
+            len_bytes: len,
+            whole_start: start,
+            whole_bytes: len_bytes,
+            is_blob: true,
+        });
+        at += len as u64;
+    }
+    first..jobs.len()
+}
+
+fn plan_slices(
+    jobs: &mut Vec<Job>,
+    source: usize,
+    dtype: Dtype,
+    start: u64,
+    len_bytes: u64,
+) -> std::ops::Range<usize> {
+    let first = jobs.len();
+    let word = dtype.word_bytes() as u64;
+    for range in slices_of(dtype, len_bytes / word) {
+        #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
+        let len = ((range.end - range.start) * word) as usize;
+        jobs.push(Job {
+            source,
+            offset_bytes: start + range.start * word,
+            len_bytes: len,
+            whole_start: start,
+            whole_bytes: len_bytes,
+            is_blob: false,
+        });
+    }
+    first..jobs.len()
+}
+
+fn hash(sources: &[SourceFile], jobs: &[Job], progress: &dyn Progress) -> Result<Vec<Hashed>> {
+    let mut hashed = Vec::with_capacity(jobs.len());
+    for window in windows(jobs, |job| job.len_bytes as u64) {
+        let done: Result<Vec<Hashed>> = window
+            .par_iter()
+            .map(|job| {
+                let bytes = sources[job.source].read_at(job.offset_bytes, job.len_bytes)?;
+                let part = slice_hash(&bytes, job.offset_bytes - job.whole_start, job.whole_bytes);
+                let blob = job.is_blob.then(|| match part {
+                    SubtreeHash::Whole(id) => BlobId::from_bytes(*id.as_bytes()),
+                    SubtreeHash::Part(_) => BlobId::of(&bytes),
+                });
+                progress.advance(job.len_bytes as u64);
+                Ok(Hashed { part, blob })
+            })
+            .collect();
+        hashed.extend(done?);
+    }
+    Ok(hashed)
+}
+
+/// Cuts `items` into runs of at most [`WINDOW_BYTES`], of at least one item each.
+pub(crate) fn windows<T>(items: &[T], len_bytes: impl Fn(&T) -> u64) -> impl Iterator<Item = &[T]> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let over = rest.iter().position(|item| {
+            sum += len_bytes(item);
+            sum > WINDOW_BYTES
+        });
+        let (window, after) = rest.split_at(over.unwrap_or(rest.len()).max(1).min(rest.len()));
+        rest = after;
+        (!window.is_empty()).then_some(window)
+    })
+}
