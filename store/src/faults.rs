@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     LostResponse,
     /// It is refused, and says so.
     Refused,
+    /// It is carried out, and said to be refused.
+    FalseRefusal,
 }
 
 /// Which requests fail.
@@ -91,7 +93,7 @@ impl FaultStore {
 
     fn error(fault: Fault) -> Error {
         match fault {
-            Fault::Refused => Error::PermissionDenied {
+            Fault::Refused | Fault::FalseRefusal => Error::PermissionDenied {
                 path: "planned".to_owned(),
                 source: "refused by plan".into(),
             },

@@ -302,7 +302,7 @@ impl Objects {
     }
 
     /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
-    fn settle(&self, key: &Key) -> Result<()> {
+    pub(crate) fn settle(&self, key: &Key) -> Result<()> {
         let Some(folders) = &self.folders else {
             return Ok(());
         };
