@@ -42,7 +42,9 @@ impl PackEntries {
 
 /// The parts that an entry holds, in the order of its pieces.
 fn parts(entry: &Entry) -> impl Iterator<Item = u32> + '_ {
-    (0u32..).take(entry.pieces.len()).map(|i| entry.part().saturating_add(i))
+    (0u32..)
+        .take(entry.pieces.len())
+        .map(|i| entry.part().saturating_add(i))
 }
 
 /// One stored piece: a frame or a blob.
@@ -81,7 +83,9 @@ pub(crate) struct Catalog {
 
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Catalog").field("packs_read", &self.read.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Catalog")
+            .field("packs_read", &self.read.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +102,12 @@ fn index_key(id: &ContentHash, part: u32) -> ContentKey {
 
 impl Catalog {
     pub(crate) fn new(index: Box<dyn Index>) -> Self {
-        Self { index, read: Mutex::default(), refreshed: Mutex::new(false), rebuilt: Mutex::new(false) }
+        Self {
+            index,
+            read: Mutex::default(),
+            refreshed: Mutex::new(false),
+            rebuilt: Mutex::new(false),
+        }
     }
 
     /// Finds one part of some content.
@@ -110,7 +119,13 @@ impl Catalog {
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(crate) fn find(&self, objects: &Objects, id: &ContentHash, part: u32, hints: &[PackId]) -> Result<Option<Piece>> {
+    pub(crate) fn find(
+        &self,
+        objects: &Objects,
+        id: &ContentHash,
+        part: u32,
+        hints: &[PackId],
+    ) -> Result<Option<Piece>> {
         for &pack in hints {
             if let Some(piece) = self.in_pack(objects, pack, id, part)? {
                 return Ok(Some(piece));
@@ -130,7 +145,13 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::find`].
-    fn find_anywhere(&self, objects: &Objects, id: &ContentHash, part: u32, hints: &[PackId]) -> Result<Option<Piece>> {
+    fn find_anywhere(
+        &self,
+        objects: &Objects,
+        id: &ContentHash,
+        part: u32,
+        hints: &[PackId],
+    ) -> Result<Option<Piece>> {
         let found = self.find(objects, id, part, hints)?;
         if found.is_some() || std::mem::replace(&mut *self.rebuilt.lock(), true) {
             return Ok(found);
@@ -150,9 +171,16 @@ impl Catalog {
     }
 
     fn in_pack(&self, objects: &Objects, pack: PackId, id: &ContentHash, part: u32) -> Result<Option<Piece>> {
-        let Some(entries) = self.entries(objects, pack)? else { return Ok(None) };
+        let Some(entries) = self.entries(objects, pack)? else {
+            return Ok(None);
+        };
         let found = entries.by_part.get(&(*id, part)).copied();
-        Ok(found.map(|(entry, piece)| Piece { entries, entry, piece, pack }))
+        Ok(found.map(|(entry, piece)| Piece {
+            entries,
+            entry,
+            piece,
+            pack,
+        }))
     }
 
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
@@ -162,7 +190,9 @@ impl Catalog {
         }
         let entries = match read_entries(objects, pack) {
             Ok(entries) => Some(Arc::new(PackEntries::new(entries))),
-            Err(error @ (StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Newer { .. })) => {
+            Err(
+                error @ (StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Newer { .. }),
+            ) => {
                 tracing::warn!("{error}");
                 None
             }
@@ -205,7 +235,9 @@ impl Catalog {
     /// A pack was just written: everything in it can be found from now on.
     pub(crate) fn added(&self, pack: PackId, entries: Vec<Entry>) {
         self.add_to_index(pack, &entries);
-        self.read.lock().insert(pack, Some(Arc::new(PackEntries::new(entries))));
+        self.read
+            .lock()
+            .insert(pack, Some(Arc::new(PackEntries::new(entries))));
     }
 
     /// Makes what was learned outlive this process.
@@ -217,22 +249,36 @@ impl Catalog {
     ///
     /// # Errors
     /// `Corrupt` if a link is missing or ranks do not descend.
-    pub(crate) fn chain(&self, objects: &Objects, id: TensorId, slice: u32, hints: &[PackId]) -> Result<Vec<Piece>> {
+    pub(crate) fn chain(
+        &self,
+        objects: &Objects,
+        id: TensorId,
+        slice: u32,
+        hints: &[PackId],
+    ) -> Result<Vec<Piece>> {
         let mut links = Vec::new();
         let mut wanted = (*id.as_bytes(), hints.to_vec());
         loop {
             let missing = || {
                 let what = TensorId::from_bytes(wanted.0).short();
-                StoreError::corrupt(format!("tensor {}", id.short()), format!("no pack holds tensor {what}, which it needs"))
+                StoreError::corrupt(
+                    format!("tensor {}", id.short()),
+                    format!("no pack holds tensor {what}, which it needs"),
+                )
             };
-            let piece = self.find_anywhere(objects, &wanted.0, slice, &wanted.1)?.ok_or_else(missing)?;
+            let piece = self
+                .find_anywhere(objects, &wanted.0, slice, &wanted.1)?
+                .ok_or_else(missing)?;
             let entry = piece.entry();
             if !matches!(entry.content, Content::Slices { .. }) {
                 return Err(missing());
             }
             let below = links.last().map_or(u8::MAX, |p: &Piece| p.entry().rank);
             if !links.is_empty() && entry.rank >= below {
-                return Err(StoreError::corrupt(piece.shown(), "its chain does not lead down to an anchor"));
+                return Err(StoreError::corrupt(
+                    piece.shown(),
+                    "its chain does not lead down to an anchor",
+                ));
             }
             let base = entry.base.clone();
             links.push(piece);
@@ -249,11 +295,21 @@ impl Catalog {
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(crate) fn blob(&self, objects: &Objects, id: &ContentHash, hints: &[PackId]) -> Result<Option<Piece>> {
+    pub(crate) fn blob(
+        &self,
+        objects: &Objects,
+        id: &ContentHash,
+        hints: &[PackId],
+    ) -> Result<Option<Piece>> {
         self.find_anywhere(objects, id, BLOB_PART, hints)
     }
 }
 
 fn row(pack: PackId, entry: &Entry) -> Row {
-    Row { pack, frame: 0, base: entry.base.as_ref().map(|b| TensorId::from_bytes(b.id)), rank: entry.rank }
+    Row {
+        pack,
+        frame: 0,
+        base: entry.base.as_ref().map(|b| TensorId::from_bytes(b.id)),
+        rank: entry.rank,
+    }
 }

@@ -53,14 +53,18 @@ pub(crate) fn claim(
                 Err(error) => lost = format!("{key} exists, and cannot be read back: {error}"),
             },
             Err(StoreError::OutcomeUnknown { detail, .. }) => lost = detail,
-            Err(error) if lost.is_empty() => return Err(error),
+            // A disk may refuse to sync a folder after the file is linked in it: look before believing.
+            Err(error) if lost.is_empty() => match objects.head(key) {
+                Ok(Some(_)) => lost = error.to_string(),
+                _ => return Err(error),
+            },
             Err(error) => {
                 lost = format!("{lost}; then {error}");
                 break;
             }
         }
     }
-    match objects.get(key) {
+    match objects.settle(key).and_then(|()| objects.get(key)) {
         Ok(found) => owner(found),
         Err(_) => Err(StoreError::OutcomeUnknown {
             detail: lost,

@@ -93,12 +93,7 @@ pub enum Outcome {
 ///
 /// Without racing writers: one listing page, one read and one create; every 256th commit two requests more. A step
 /// that is not larger than all before costs the rollups too, if the last 256 commits do not have it.
-pub fn commit(
-    objects: &Objects,
-    run: &RunName,
-    new: &NewCommit,
-    options: &CommitOptions,
-) -> Result<Outcome> {
+pub fn commit(objects: &Objects, run: &RunName, new: &NewCommit, options: &CommitOptions) -> Result<Outcome> {
     let mut newest = history::newest(objects, run)?;
     let mut in_rollups = RollupSearch::default();
     loop {
@@ -216,12 +211,7 @@ fn check_parent(run: &RunName, newest: Option<&StoredSlot>, expected: ExpectPare
 }
 
 /// The slot that would follow `newest`; writes the rollup that it refers to.
-fn next_slot(
-    objects: &Objects,
-    run: &RunName,
-    newest: Option<&StoredSlot>,
-    new: &NewCommit,
-) -> Result<Slot> {
+fn next_slot(objects: &Objects, run: &RunName, newest: Option<&StoredSlot>, new: &NewCommit) -> Result<Slot> {
     let mut slot = Slot {
         run: run.clone(),
         seq: 0,
@@ -240,9 +230,11 @@ fn next_slot(
     let Some(before) = newest else {
         return Ok(slot);
     };
-    slot.seq = before.slot.seq.checked_add(1).ok_or_else(|| {
-        StoreError::corrupt(format!("run {run}"), "its sequence numbers are used up")
-    })?;
+    slot.seq = before
+        .slot
+        .seq
+        .checked_add(1)
+        .ok_or_else(|| StoreError::corrupt(format!("run {run}"), "its sequence numbers are used up"))?;
     slot.previous = before.hash;
     slot.max_step = new.step.max(before.slot.max_step);
     slot.rollup = before.slot.rollup;

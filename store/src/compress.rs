@@ -12,7 +12,11 @@ const MIN_WINDOW_LOG: u32 = 10;
 
 /// Compresses `bytes` given `prefix` (empty for none), or `None` if that does not make it smaller.
 pub(crate) fn compress(bytes: &[u8], prefix: &[u8]) -> Option<Vec<u8>> {
-    let level = if bytes.len() <= SMALL_BYTES { SMALL_LEVEL } else { LARGE_LEVEL };
+    let level = if bytes.len() <= SMALL_BYTES {
+        SMALL_LEVEL
+    } else {
+        LARGE_LEVEL
+    };
     let span = (prefix.len() + bytes.len()).next_power_of_two().trailing_zeros();
     let attempt = || -> std::io::Result<Vec<u8>> {
         let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
@@ -52,7 +56,9 @@ mod tests {
     /// Promise: blobs survive with and without a prefix, a prefix helps, and a bomb is refused.
     #[test]
     fn round_trip_and_limit() {
-        let old: Vec<u8> = (0..60_000u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+        let old: Vec<u8> = (0..60_000u32)
+            .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes())
+            .collect();
         let mut new = old.clone();
         new.extend_from_slice(b"one more line");
         let packed = compress(&new, &old).unwrap();

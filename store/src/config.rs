@@ -92,8 +92,8 @@ impl Config {
             created_unix_ms: self.created_unix_ms,
             features: self.features.clone(),
         };
-        let mut text = serde_json::to_vec_pretty(&json)
-            .map_err(|e| StoreError::corrupt(NAME, e.to_string()))?;
+        let mut text =
+            serde_json::to_vec_pretty(&json).map_err(|e| StoreError::corrupt(NAME, e.to_string()))?;
         text.push(b'\n');
         Ok(text.into())
     }
@@ -114,10 +114,7 @@ impl Config {
         }
         let json: Json = serde_json::from_slice(bytes).map_err(broken)?;
         let store_id = StoreId::from_hex(&json.store_id).ok_or_else(|| {
-            StoreError::corrupt(
-                NAME,
-                format!("store id {:?} is not 32 hex digits", json.store_id),
-            )
+            StoreError::corrupt(NAME, format!("store id {:?} is not 32 hex digits", json.store_id))
         })?;
         Ok(Self {
             format: json.format,
@@ -168,9 +165,7 @@ pub fn init(objects: &Objects) -> Result<Config> {
         ));
     }
     probe::probe(objects)?;
-    let age = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let config = Config {
         format: STORE_FORMAT,
         store_id: StoreId::random()?,
@@ -179,9 +174,13 @@ pub fn init(objects: &Objects) -> Result<Config> {
     };
     let record = config.encode()?;
     let hint = format!("Run `tpde init {at}` again: it says whether the store is there");
-    match claim(objects, &Key::Config, &record, &hint, |found| {
-        Ok(*found == record)
-    })? {
+    match claim(
+        objects,
+        &Key::Config,
+        &record,
+        &hint,
+        |found| Ok(*found == record),
+    )? {
         Claim::Ours => Ok(config),
         Claim::Taken(_) => Err(already()),
     }
@@ -195,12 +194,8 @@ pub fn init(objects: &Objects) -> Result<Config> {
 /// * `Corrupt`: `tpde.json` is damaged.
 pub fn open(objects: &Objects) -> Result<(Config, Access)> {
     let at = objects.location();
-    let missing = || {
-        StoreError::not_found(
-            format!("store {at}"),
-            format!("Run `tpde init {at}` to make one"),
-        )
-    };
+    let missing =
+        || StoreError::not_found(format!("store {at}"), format!("Run `tpde init {at}` to make one"));
     match objects.head(&Key::Config)? {
         None => return Err(missing()),
         Some(size) if size > MAX_CONFIG_LEN => {
@@ -282,10 +277,7 @@ mod tests {
             &" ".repeat(1 << 17),
         ] {
             let error = with(broken).unwrap_err();
-            assert!(
-                matches!(error, StoreError::Corrupt { .. }),
-                "{broken:?}: {error}"
-            );
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{broken:?}: {error}");
         }
     }
 

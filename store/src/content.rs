@@ -32,17 +32,26 @@ pub(crate) struct ReadSlice {
 ///
 /// # Errors
 /// `Corrupt`, naming the pack and the tensor.
-pub(crate) fn read_slice(objects: &Objects, id: TensorId, links: &[Piece], out: &mut [u8]) -> Result<ReadSlice> {
+pub(crate) fn read_slice(
+    objects: &Objects,
+    id: TensorId,
+    links: &[Piece],
+    out: &mut [u8],
+) -> Result<ReadSlice> {
     let stored = links
         .iter()
         .map(|piece| objects.get_range(&Key::Pack(piece.pack), piece.range()))
         .collect::<Result<Vec<_>>>()?;
-    let damaged = |piece: &Piece, e: CodecError| StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e);
+    let damaged = |piece: &Piece, e: CodecError| {
+        StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e)
+    };
     let mut frames = Vec::with_capacity(links.len());
     for (piece, bytes) in links.iter().zip(&stored) {
         let frame = Frame::parse(bytes).map_err(|e| damaged(piece, e))?;
         if let Some(base) = &piece.entry().base {
-            frame.check_base(&TensorId::from_bytes(base.id)).map_err(|e| damaged(piece, e))?;
+            frame
+                .check_base(&TensorId::from_bytes(base.id))
+                .map_err(|e| damaged(piece, e))?;
         }
         if frame.len_bytes() != out.len() {
             let detail = format!("it holds {} bytes, {} are expected", frame.len_bytes(), out.len());
@@ -51,14 +60,22 @@ pub(crate) fn read_slice(objects: &Objects, id: TensorId, links: &[Piece], out: 
         frames.push(frame);
     }
     let Some(newest) = links.last() else {
-        return Err(StoreError::corrupt(format!("tensor {}", id.short()), "its chain is empty"));
+        return Err(StoreError::corrupt(
+            format!("tensor {}", id.short()),
+            "its chain is empty",
+        ));
     };
-    let hash = Chain::new(&frames).and_then(|chain| chain.decode(out)).map_err(|e| damaged(newest, e))?;
+    let hash = Chain::new(&frames)
+        .and_then(|chain| chain.decode(out))
+        .map_err(|e| damaged(newest, e))?;
     match hash {
         SubtreeHash::Whole(found) if found != id => {
             Err(damaged(newest, CodecError::WrongTensor { expected: id, found }))
         }
-        _ => Ok(ReadSlice { hash, dtype: frames[0].dtype() }),
+        _ => Ok(ReadSlice {
+            hash,
+            dtype: frames[0].dtype(),
+        }),
     }
 }
 
@@ -66,14 +83,30 @@ pub(crate) fn read_slice(objects: &Objects, id: TensorId, links: &[Piece], out: 
 ///
 /// # Errors
 /// `Corrupt` if it is missing, does not decompress, or does not hash to `id`.
-pub(crate) fn read_blob(objects: &Objects, catalog: &Catalog, id: BlobId, hints: &[PackId]) -> Result<Vec<u8>> {
+pub(crate) fn read_blob(
+    objects: &Objects,
+    catalog: &Catalog,
+    id: BlobId,
+    hints: &[PackId],
+) -> Result<Vec<u8>> {
     let mut links = Vec::new();
     let mut wanted = (*id.as_bytes(), hints.to_vec());
     loop {
-        let missing = || StoreError::corrupt(format!("blob {}", BlobId::from_bytes(wanted.0).short()), "no pack holds it");
+        let missing = || {
+            StoreError::corrupt(
+                format!("blob {}", BlobId::from_bytes(wanted.0).short()),
+                "no pack holds it",
+            )
+        };
         let piece = catalog.blob(objects, &wanted.0, &wanted.1)?.ok_or_else(missing)?;
-        if links.last().is_some_and(|p: &Piece| piece.entry().rank >= p.entry().rank) {
-            return Err(StoreError::corrupt(piece.shown(), "its chain does not lead down to a blob without a base"));
+        if links
+            .last()
+            .is_some_and(|p: &Piece| piece.entry().rank >= p.entry().rank)
+        {
+            return Err(StoreError::corrupt(
+                piece.shown(),
+                "its chain does not lead down to a blob without a base",
+            ));
         }
         let base = piece.entry().base.clone();
         links.push(piece);
@@ -96,7 +129,9 @@ pub(crate) fn read_blob(objects: &Objects, catalog: &Catalog, id: BlobId, hints:
             BlobCodec::Zstd => decompress(&stored, &bytes, len_bytes).map_err(&damaged)?,
         };
         if next.len() != len_bytes || *blake3::hash(&next).as_bytes() != piece.entry().id {
-            return Err(damaged("it does not hold the bytes that it was named after".into()));
+            return Err(damaged(
+                "it does not hold the bytes that it was named after".into(),
+            ));
         }
         bytes = next;
     }

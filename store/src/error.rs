@@ -3,7 +3,7 @@
 //! Few kinds, so that a command line maps each to one exit code; every message names the thing it is about and
 //! the next command to type.
 
-use tpde_core::error::CodecError;
+use tpde_core::CodecError;
 
 /// The cause of a failed request, as the backend gave it.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -88,7 +88,8 @@ pub enum StoreError {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Hint for an object that failed its check.
-const DAMAGED_HINT: &str = "Run `tpde verify` to see what else is affected, and restore this object from a copy of the store";
+const DAMAGED_HINT: &str =
+    "Run `tpde verify` to see what else is affected, and restore this object from a copy of the store";
 
 impl StoreError {
     /// `NotFound`.
@@ -117,11 +118,7 @@ impl StoreError {
     }
 
     /// `Input`.
-    pub(crate) fn input(
-        what: impl Into<String>,
-        detail: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn input(what: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Input {
             what: what.into(),
             detail: detail.into(),

@@ -7,8 +7,8 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 
@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     LostResponse,
     /// It is refused, and says so.
     Refused,
+    /// It is carried out, and said to be refused.
+    FalseRefusal,
 }
 
 /// Which requests fail.
@@ -91,7 +93,7 @@ impl FaultStore {
 
     fn error(fault: Fault) -> Error {
         match fault {
-            Fault::Refused => Error::PermissionDenied {
+            Fault::Refused | Fault::FalseRefusal => Error::PermissionDenied {
                 path: "planned".to_owned(),
                 source: "refused by plan".into(),
             },
@@ -125,12 +127,7 @@ impl fmt::Display for FaultStore {
 
 #[async_trait::async_trait]
 impl ObjectStore for FaultStore {
-    async fn put_opts(
-        &self,
-        at: &Path,
-        payload: PutPayload,
-        mut options: PutOptions,
-    ) -> Result<PutResult> {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
         let fault = self.before()?;
         let race = at.as_ref().ends_with("race");
         match self.lie {
@@ -168,10 +165,7 @@ impl ObjectStore for FaultStore {
         after(fault, self.memory.get_opts(at, options).await)
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         self.memory.delete_stream(locations)
     }
 

@@ -162,13 +162,7 @@ pub(crate) fn recent_step(newest: &StoredSlot, step: u64) -> Option<Summary> {
     if newest.slot.step == step {
         return Some(newest.slot.summary());
     }
-    newest
-        .slot
-        .history
-        .iter()
-        .rev()
-        .find(|s| s.step == step)
-        .cloned()
+    newest.slot.history.iter().rev().find(|s| s.step == step).cloned()
 }
 
 /// The newest commit of `step` in the run whose newest slot is `newest`, or `None`.
@@ -177,11 +171,7 @@ pub(crate) fn recent_step(newest: &StoredSlot, step: u64) -> Option<Summary> {
 ///
 /// # Errors
 /// `Corrupt`, `Newer`, `Backend`: as for every read.
-pub fn latest_of_step(
-    objects: &Objects,
-    newest: &StoredSlot,
-    step: u64,
-) -> Result<Option<Summary>> {
+pub fn latest_of_step(objects: &Objects, newest: &StoredSlot, step: u64) -> Result<Option<Summary>> {
     if let Some(found) = recent_step(newest, step) {
         return Ok(Some(found));
     }
@@ -209,10 +199,7 @@ pub fn find_step(objects: &Objects, run: &RunName, step: u64) -> Result<Summary>
     let near: Vec<String> = near.iter().map(u64::to_string).collect();
     Err(StoreError::not_found(
         format!("step {step} of run {run}"),
-        format!(
-            "Near it are the steps {}; see `tpde log {run}`",
-            near.join(", ")
-        ),
+        format!("Near it are the steps {}; see `tpde log {run}`", near.join(", ")),
     ))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tpde_core::id::Id;
+use tpde_core::Id;
 
 use crate::error::{Result, StoreError};
 

@@ -169,7 +169,7 @@ impl Key {
 }
 
 /// Reads `<hex>` that must lie in the folder of its own first two characters.
-fn id_under<K>(folder: &str, hex: &str) -> Option<tpde_core::id::Id<K>> {
+fn id_under<K>(folder: &str, hex: &str) -> Option<tpde_core::Id<K>> {
     if !hex.bytes().all(is_lower_hex) || hex.get(..2) != Some(folder) {
         return None;
     }

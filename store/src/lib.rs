@@ -1,4 +1,35 @@
-//! The TPDE checkpoint store.
+//! The TPDE checkpoint store: immutable objects on a disk or a server, and one conditional create as the commit.
+//!
+//! ```text
+//! store       an open store: save, restore, verify, diff, stats
+//! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
+//! catalog     which piece of which pack holds some content        content: a piece back into bytes, verified
+//! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
+//! reference   run@step, tags, id prefixes → a manifest
+//! tags        names for checkpoints
+//! history     newest slot + rollups → the log of a run
+//! commit      one create-only slot per checkpoint, exactly once
+//! slot, rollup, summary                  what a run's records say
+//! config, probe                          what makes a place a store, and whether it can be one
+//! index       which pack holds which content: a cache that may be thrown away
+//! objects     get, create, list over any backend
+//! keys, names, ids, error                the words of all of them
+//! ```
+//! Each line uses only those below it.
+//!
+//! ```
+//! use tpde_store::{Objects, SaveRequest, Silent, Store, config};
+//!
+//! let objects = Objects::memory();
+//! config::init(&objects)?;
+//! let store = Store::over(objects, None)?;
+//! # let dir = tempfile::tempdir()?;
+//! # let checkpoint = dir.path();
+//! std::fs::write(checkpoint.join("config.json"), "{}")?;
+//! let report = store.save(&SaveRequest::new(checkpoint, "llama".parse()?, 600), &Silent)?;
+//! assert_eq!(store.resolve("llama@600")?.manifest, report.manifest);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod catalog;
 mod claim;
@@ -30,5 +61,16 @@ mod store;
 pub mod summary;
 pub mod tags;
 
+pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
+pub use config::{Access, Config};
 pub use error::{Result, StoreError};
+pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
+pub use manifest::Manifest;
+pub use names::{RunName, TagName};
+pub use objects::Objects;
+pub use progress::{Progress, Silent, Stage};
+pub use reference::Resolved;
+pub use restore::{RestoreReport, RestoreRequest};
+pub use save::{SaveReport, SaveRequest};
 pub use store::Store;
+pub use summary::{Summary, Totals};

@@ -162,12 +162,20 @@ impl Manifest {
 
     /// Bytes of one file.
     pub fn file_len_bytes(&self, file: &FileRecord) -> u64 {
-        let blobs = |list: &[u32]| list.iter().map(|&b| self.blobs[b as usize].len_bytes).sum::<u64>();
+        let blobs = |list: &[u32]| {
+            list.iter()
+                .map(|&b| self.blobs[b as usize].len_bytes)
+                .sum::<u64>()
+        };
         match &file.content {
             FileContent::Directory => 0,
             FileContent::Opaque { blobs: list, .. } => blobs(list),
             FileContent::Safetensors { header, tensors } => {
-                blobs(header) + tensors.iter().map(|t| self.tensors[t.tensor as usize].len_bytes).sum::<u64>()
+                blobs(header)
+                    + tensors
+                        .iter()
+                        .map(|t| self.tensors[t.tensor as usize].len_bytes)
+                        .sum::<u64>()
             }
         }
     }
@@ -184,7 +192,9 @@ impl Manifest {
                 FileContent::Safetensors { tensors, .. } => tensors,
                 FileContent::Directory | FileContent::Opaque { .. } => &[],
             };
-            tensors.iter().map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
+            tensors
+                .iter()
+                .map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
         })
     }
 
@@ -197,7 +207,10 @@ impl Manifest {
         if record.len() > MAX_MANIFEST_BYTES {
             return Err(StoreError::input(
                 "the checkpoint",
-                format!("its manifest would take {} bytes, the limit is {MAX_MANIFEST_BYTES}", record.len()),
+                format!(
+                    "its manifest would take {} bytes, the limit is {MAX_MANIFEST_BYTES}",
+                    record.len()
+                ),
                 "Save fewer files at once",
             ));
         }
@@ -234,7 +247,11 @@ impl Manifest {
         let version = r.u8(WHAT)?;
         if version != VERSION {
             let (found, known) = (version.into(), VERSION.into());
-            return Err(CodecError::Unsupported { what: "manifest version", found, known });
+            return Err(CodecError::Unsupported {
+                what: "manifest version",
+                found,
+                known,
+            });
         }
         let packed = r.take(r.left(), WHAT)?;
         let record = crate::compress::decompress(packed, &[], MAX_MANIFEST_BYTES).map_err(|e| corrupt(&e))?;
@@ -320,28 +337,45 @@ impl Manifest {
         };
         let writer = r.text(WHAT)?.to_owned();
         let packs = r.count(ID_LEN, WHAT)?;
-        let packs: Vec<PackId> = (0..packs).map(|_| r.array(WHAT).map(PackId::from_bytes)).collect::<Read<_>>()?;
+        let packs: Vec<PackId> = (0..packs)
+            .map(|_| r.array(WHAT).map(PackId::from_bytes))
+            .collect::<Read<_>>()?;
         let index = |r: &mut Reader<'_>, len: usize| -> Read<u32> {
             let i = r.varint(WHAT)?;
-            u32::try_from(i).ok().filter(|&i| (i as usize) < len).ok_or_else(|| corrupt(&format!("index {i} of {len}")))
+            u32::try_from(i)
+                .ok()
+                .filter(|&i| (i as usize) < len)
+                .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
         };
 
         let count = r.count(ID_LEN + 6, WHAT)?;
-        let ids: Vec<TensorId> = (0..count).map(|_| r.array(WHAT).map(TensorId::from_bytes)).collect::<Read<_>>()?;
-        let dtypes: Vec<Dtype> = (0..count).map(|_| Dtype::from_code(r.u8(WHAT)?)).collect::<Read<_>>()?;
+        let ids: Vec<TensorId> = (0..count)
+            .map(|_| r.array(WHAT).map(TensorId::from_bytes))
+            .collect::<Read<_>>()?;
+        let dtypes: Vec<Dtype> = (0..count)
+            .map(|_| Dtype::from_code(r.u8(WHAT)?))
+            .collect::<Read<_>>()?;
         let column = |r: &mut Reader<'_>| -> Read<Vec<u64>> { (0..count).map(|_| r.varint(WHAT)).collect() };
         let lens = column(&mut r)?;
         let mut holders = Vec::with_capacity(count);
         for _ in 0..count {
             let parts = r.count(1, WHAT)?;
-            holders.push((0..parts).map(|_| index(&mut r, packs.len())).collect::<Read<Vec<u32>>>()?);
+            holders.push(
+                (0..parts)
+                    .map(|_| index(&mut r, packs.len()))
+                    .collect::<Read<Vec<u32>>>()?,
+            );
         }
         let ranks: Vec<u8> = (0..count).map(|_| r.u8(WHAT)).collect::<Read<_>>()?;
         let (stored, changed, ulps) = (column(&mut r)?, column(&mut r)?, column(&mut r)?);
         let mut tensors = Vec::with_capacity(count);
         for (i, packs) in holders.into_iter().enumerate() {
             if lens[i] % dtypes[i].word_bytes() as u64 != 0 {
-                return Err(corrupt(&format!("a {} tensor of {} bytes", dtypes[i].name(), lens[i])));
+                return Err(corrupt(&format!(
+                    "a {} tensor of {} bytes",
+                    dtypes[i].name(),
+                    lens[i]
+                )));
             }
             tensors.push(TensorRecord {
                 id: ids[i],
@@ -359,7 +393,11 @@ impl Manifest {
         let mut blobs = Vec::with_capacity(count);
         for _ in 0..count {
             let id = BlobId::from_bytes(r.array(WHAT)?);
-            blobs.push(BlobRecord { id, len_bytes: r.varint(WHAT)?, pack: index(&mut r, packs.len())? });
+            blobs.push(BlobRecord {
+                id,
+                len_bytes: r.varint(WHAT)?,
+                pack: index(&mut r, packs.len())?,
+            });
         }
 
         let list = |r: &mut Reader<'_>| -> Read<Vec<u32>> {
@@ -374,7 +412,10 @@ impl Manifest {
             let mode = u32::try_from(mode).map_err(|_| corrupt(&format!("mode {mode:o}")))?;
             let content = match r.u8(WHAT)? {
                 0 => FileContent::Directory,
-                1 => FileContent::Opaque { digest: r.array(WHAT)?, blobs: list(&mut r)? },
+                1 => FileContent::Opaque {
+                    digest: r.array(WHAT)?,
+                    blobs: list(&mut r)?,
+                },
                 2 => {
                     let header = list(&mut r)?;
                     let count = r.count(3, WHAT)?;
@@ -383,24 +424,48 @@ impl Manifest {
                         let name = r.text(WHAT)?.to_owned();
                         let dims = r.size(MAX_DIMS, WHAT)?;
                         let shape = (0..dims).map(|_| r.varint(WHAT)).collect::<Read<_>>()?;
-                        named.push(NamedTensor { name, shape, tensor: index(&mut r, tensors.len())? });
+                        named.push(NamedTensor {
+                            name,
+                            shape,
+                            tensor: index(&mut r, tensors.len())?,
+                        });
                     }
-                    FileContent::Safetensors { header, tensors: named }
+                    FileContent::Safetensors {
+                        header,
+                        tensors: named,
+                    }
                 }
                 other => {
                     let (found, known) = (other.into(), 2);
-                    return Err(CodecError::Unsupported { what: "file kind", found, known });
+                    return Err(CodecError::Unsupported {
+                        what: "file kind",
+                        found,
+                        known,
+                    });
                 }
             };
             files.push(FileRecord { path, mode, content });
         }
         r.end(WHAT)?;
-        Ok(Self { run, step, created_unix_ms, parent, writer, packs, tensors, blobs, files })
+        Ok(Self {
+            run,
+            step,
+            created_unix_ms,
+            parent,
+            writer,
+            packs,
+            tensors,
+            blobs,
+            files,
+        })
     }
 }
 
 fn corrupt(detail: &str) -> CodecError {
-    CodecError::Corrupt { what: "manifest", detail: detail.to_owned() }
+    CodecError::Corrupt {
+        what: "manifest",
+        detail: detail.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -418,8 +483,16 @@ mod tests {
             changed_elems: 5,
             max_ulp: 2,
         };
-        let blob = BlobRecord { id: BlobId::of(b"h"), len_bytes: 90, pack: 1 };
-        let named = NamedTensor { name: "model.w é".into(), shape: vec![3, 4], tensor: 0 };
+        let blob = BlobRecord {
+            id: BlobId::of(b"h"),
+            len_bytes: 90,
+            pack: 1,
+        };
+        let named = NamedTensor {
+            name: "model.w é".into(),
+            shape: vec![3, 4],
+            tensor: 0,
+        };
         Manifest {
             run: "llama".into(),
             step: 500,
@@ -430,16 +503,26 @@ mod tests {
             tensors: vec![tensor],
             blobs: vec![blob],
             files: vec![
-                FileRecord { path: "a".into(), mode: 0o755, content: FileContent::Directory },
+                FileRecord {
+                    path: "a".into(),
+                    mode: 0o755,
+                    content: FileContent::Directory,
+                },
                 FileRecord {
                     path: "a/config.json".into(),
                     mode: 0o644,
-                    content: FileContent::Opaque { digest: [9; 32], blobs: vec![0] },
+                    content: FileContent::Opaque {
+                        digest: [9; 32],
+                        blobs: vec![0],
+                    },
                 },
                 FileRecord {
                     path: "model.safetensors".into(),
                     mode: 0o600,
-                    content: FileContent::Safetensors { header: vec![0], tensors: vec![named] },
+                    content: FileContent::Safetensors {
+                        header: vec![0],
+                        tensors: vec![named],
+                    },
                 },
             ],
         }
@@ -473,7 +556,10 @@ mod tests {
         for bit in 0..8 * bytes.len() {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(Manifest::decode(id, &bad), Err(StoreError::Corrupt { .. })));
+            assert!(matches!(
+                Manifest::decode(id, &bad),
+                Err(StoreError::Corrupt { .. })
+            ));
             let _ = Manifest::parse(&bad);
         }
         let record = manifest.write();

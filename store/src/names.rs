@@ -108,9 +108,7 @@ fn checked(what: &str, text: &str) -> Result<String, StoreError> {
         return wrong("it is empty".to_owned());
     }
     if let Some((at, c)) = text.char_indices().find(|&(_, c)| !allowed(c)) {
-        return wrong(format!(
-            "{c:?} at byte {at} is not one of A-Z a-z 0-9 . _ -"
-        ));
+        return wrong(format!("{c:?} at byte {at} is not one of A-Z a-z 0-9 . _ -"));
     }
     if text.starts_with(['.', '-']) {
         return wrong("it must not start with '.' or '-'".to_owned());

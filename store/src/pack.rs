@@ -127,7 +127,13 @@ impl PackWriter {
             last.pieces.push(range);
             return;
         }
-        self.entries.push(Entry { id, content, base, rank, pieces: vec![range] });
+        self.entries.push(Entry {
+            id,
+            content,
+            base,
+            rank,
+            pieces: vec![range],
+        });
     }
 
     /// Closes the pack: its name, its bytes, and its entries.
@@ -151,7 +157,11 @@ const KIND_ZSTD_BLOB: u8 = 2;
 const KIND_HAS_BASE: u8 = 0x80;
 
 fn write_footer(entries: &[Entry]) -> Vec<u8> {
-    let mut packs: Vec<PackId> = entries.iter().flat_map(|e| &e.base).flat_map(|b| b.packs.iter().copied()).collect();
+    let mut packs: Vec<PackId> = entries
+        .iter()
+        .flat_map(|e| &e.base)
+        .flat_map(|b| b.packs.iter().copied())
+        .collect();
     packs.sort_unstable();
     packs.dedup();
     let mut w = Writer::new();
@@ -161,8 +171,14 @@ fn write_footer(entries: &[Entry]) -> Vec<u8> {
     for entry in entries {
         let kind = match entry.content {
             Content::Slices { .. } => KIND_SLICES,
-            Content::Blob { codec: BlobCodec::Plain, .. } => KIND_PLAIN_BLOB,
-            Content::Blob { codec: BlobCodec::Zstd, .. } => KIND_ZSTD_BLOB,
+            Content::Blob {
+                codec: BlobCodec::Plain,
+                ..
+            } => KIND_PLAIN_BLOB,
+            Content::Blob {
+                codec: BlobCodec::Zstd,
+                ..
+            } => KIND_ZSTD_BLOB,
         };
         w.u8(kind | if entry.base.is_some() { KIND_HAS_BASE } else { 0 });
         w.raw(&entry.id);
@@ -189,8 +205,9 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
     let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
     let mut r = Reader::new(footer);
     let packs = r.count(ID_LEN, WHAT)?;
-    let packs: Vec<PackId> =
-        (0..packs).map(|_| Ok(PackId::from_bytes(r.array(WHAT)?))).collect::<std::result::Result<_, CodecError>>()?;
+    let packs: Vec<PackId> = (0..packs)
+        .map(|_| Ok(PackId::from_bytes(r.array(WHAT)?)))
+        .collect::<std::result::Result<_, CodecError>>()?;
     let count = r.count(ID_LEN + 3, WHAT)?;
     let mut entries = Vec::with_capacity(count);
     let mut offset = 0u64;
@@ -202,11 +219,21 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
             KIND_SLICES => Content::Slices {
                 first: u32::try_from(number).map_err(|_| corrupt(format!("slice {number}")))?,
             },
-            KIND_PLAIN_BLOB => Content::Blob { len_bytes: number, codec: BlobCodec::Plain },
-            KIND_ZSTD_BLOB => Content::Blob { len_bytes: number, codec: BlobCodec::Zstd },
+            KIND_PLAIN_BLOB => Content::Blob {
+                len_bytes: number,
+                codec: BlobCodec::Plain,
+            },
+            KIND_ZSTD_BLOB => Content::Blob {
+                len_bytes: number,
+                codec: BlobCodec::Zstd,
+            },
             other => {
                 let (found, known) = (other.into(), KIND_ZSTD_BLOB.into());
-                return Err(CodecError::Unsupported { what: "pack entry kind", found, known });
+                return Err(CodecError::Unsupported {
+                    what: "pack entry kind",
+                    found,
+                    known,
+                });
             }
         };
         let mut base = None;
@@ -217,7 +244,11 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
             let mut hinted = Vec::with_capacity(hints);
             for _ in 0..hints {
                 let i = r.size(packs.len().saturating_sub(1), WHAT)?;
-                hinted.push(*packs.get(i).ok_or_else(|| corrupt("a hint without packs".into()))?);
+                hinted.push(
+                    *packs
+                        .get(i)
+                        .ok_or_else(|| corrupt("a hint without packs".into()))?,
+                );
             }
             base = Some(BaseRef { id, packs: hinted });
             rank = r.u8(WHAT)?;
@@ -225,7 +256,9 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
         let count = r.count(1, WHAT)?;
         let mut pieces = Vec::with_capacity(count);
         for _ in 0..count {
-            let end = offset.checked_add(r.varint(WHAT)?).filter(|&end| end <= bodies_bytes);
+            let end = offset
+                .checked_add(r.varint(WHAT)?)
+                .filter(|&end| end <= bodies_bytes);
             let end = end.ok_or_else(|| corrupt("a piece ends behind the pieces".into()))?;
             pieces.push(offset..end);
             offset = end;
@@ -233,7 +266,13 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
         if matches!(content, Content::Blob { .. }) && pieces.len() != 1 || pieces.is_empty() {
             return Err(corrupt(format!("{} pieces", pieces.len())));
         }
-        entries.push(Entry { id, content, base, rank, pieces });
+        entries.push(Entry {
+            id,
+            content,
+            base,
+            rank,
+            pieces,
+        });
     }
     r.end(WHAT)?;
     if offset != bodies_bytes {
@@ -247,11 +286,22 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
 /// * `tail`: the pack's last bytes.
 ///
 /// Returns `Err(n)` in the inner result if the last `n` bytes are needed.
-fn parse_tail(tail: &[u8], pack_bytes: u64) -> std::result::Result<std::result::Result<Vec<Entry>, u64>, CodecError> {
+fn parse_tail(
+    tail: &[u8],
+    pack_bytes: u64,
+) -> std::result::Result<std::result::Result<Vec<Entry>, u64>, CodecError> {
     const WHAT: &str = "pack trailer";
-    let corrupt = |detail: &str| CodecError::Corrupt { what: WHAT, detail: detail.into() };
+    let corrupt = |detail: &str| CodecError::Corrupt {
+        what: WHAT,
+        detail: detail.into(),
+    };
     let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(CodecError::Truncated { what: WHAT, offset: 0, needed: TRAILER_BYTES, left: tail.len() });
+        return Err(CodecError::Truncated {
+            what: WHAT,
+            offset: 0,
+            needed: TRAILER_BYTES,
+            left: tail.len(),
+        });
     };
     let mut r = Reader::new(trailer);
     let hash: [u8; ID_LEN] = r.array(WHAT)?;
@@ -262,7 +312,11 @@ fn parse_tail(tail: &[u8], pack_bytes: u64) -> std::result::Result<std::result::
     let version = r.u8(WHAT)?;
     if version != PACK_VERSION {
         let (found, known) = (version.into(), PACK_VERSION.into());
-        return Err(CodecError::Unsupported { what: "pack version", found, known });
+        return Err(CodecError::Unsupported {
+            what: "pack version",
+            found,
+            known,
+        });
     }
     let needed = (footer_bytes + TRAILER_BYTES) as u64;
     if needed > pack_bytes {
@@ -302,11 +356,38 @@ mod tests {
 
     fn sample() -> PackWriter {
         let mut w = PackWriter::default();
-        let base = BaseRef { id: [3; 32], packs: vec![PackId::of(b"other")] };
-        w.add([1; 32], Content::Slices { first: 0 }, Some(base.clone()), 4, b"frame 0");
+        let base = BaseRef {
+            id: [3; 32],
+            packs: vec![PackId::of(b"other")],
+        };
+        w.add(
+            [1; 32],
+            Content::Slices { first: 0 },
+            Some(base.clone()),
+            4,
+            b"frame 0",
+        );
         w.add([1; 32], Content::Slices { first: 1 }, Some(base), 4, b"frame one");
-        w.add([2; 32], Content::Blob { len_bytes: 5, codec: BlobCodec::Plain }, None, 0, b"hello");
-        w.add([4; 32], Content::Blob { len_bytes: 0, codec: BlobCodec::Plain }, None, 0, b"");
+        w.add(
+            [2; 32],
+            Content::Blob {
+                len_bytes: 5,
+                codec: BlobCodec::Plain,
+            },
+            None,
+            0,
+            b"hello",
+        );
+        w.add(
+            [4; 32],
+            Content::Blob {
+                len_bytes: 0,
+                codec: BlobCodec::Plain,
+            },
+            None,
+            0,
+            b"",
+        );
         w
     }
 

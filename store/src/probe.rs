@@ -48,10 +48,7 @@ fn missing(objects: &Objects, capability: &str, seen: &str) -> StoreError {
 /// Create, create again, read whole and in part, list.
 fn conditional_create(objects: &Objects, nonce: Nonce) -> Result<()> {
     let key = Key::Probe(nonce, ProbeObject::Twice);
-    let (first, second) = (
-        Bytes::from_static(b"0123456789"),
-        Bytes::from_static(b"other"),
-    );
+    let (first, second) = (Bytes::from_static(b"0123456789"), Bytes::from_static(b"other"));
     let lacking = |capability, seen: &str| Err(missing(objects, capability, seen));
     if objects.create(&key, first.clone())? == Created::AlreadyExists {
         return lacking(
@@ -60,16 +57,10 @@ fn conditional_create(objects: &Objects, nonce: Nonce) -> Result<()> {
         );
     }
     if objects.get(&key)? != first {
-        return lacking(
-            "read after write",
-            "other bytes came back than were written",
-        );
+        return lacking("read after write", "other bytes came back than were written");
     }
     if objects.create(&key, second)? == Created::New {
-        return lacking(
-            "conditional create",
-            "a second create of one name was accepted",
-        );
+        return lacking("conditional create", "a second create of one name was accepted");
     }
     if objects.get(&key)? != first {
         return lacking(
@@ -85,10 +76,7 @@ fn conditional_create(objects: &Objects, nonce: Nonce) -> Result<()> {
         Err(error) => return Err(error),
     }
     if objects.get_tail(&key, 3)? != (first.slice(7..), 10) {
-        return lacking(
-            "ranged reads",
-            "the last three bytes of ten came back wrong",
-        );
+        return lacking("ranged reads", "the last three bytes of ten came back wrong");
     }
     let listed = objects.list(&Prefix::Probe(nonce))?;
     if !listed.iter().any(|l| l.key == key && l.size_bytes == 10) {
@@ -181,10 +169,7 @@ mod tests {
         ] {
             let objects = Objects::wrapping(Arc::new(FaultStore::lying(lie)));
             let error = probe(&objects).unwrap_err();
-            assert!(
-                matches!(error, StoreError::Input { .. }),
-                "{lie:?}: {error}"
-            );
+            assert!(matches!(error, StoreError::Input { .. }), "{lie:?}: {error}");
             assert!(error.to_string().contains(capability), "{lie:?}: {error}");
             let left = objects.shallow(&Prefix::Root).unwrap();
             assert_eq!(left, (vec![], vec![]), "{lie:?}");
@@ -198,11 +183,7 @@ mod tests {
             let (mut from, mut hit) = (0, true);
             while hit {
                 let faults = Arc::new(FaultStore::new());
-                faults.plan(Some(Plan {
-                    fault,
-                    from,
-                    len: 1,
-                }));
+                faults.plan(Some(Plan { fault, from, len: 1 }));
                 let result = probe(&Objects::wrapping(faults.clone()));
                 hit = faults.requests() > from;
                 let blamed = matches!(result, Err(StoreError::Input { .. }));

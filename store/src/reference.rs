@@ -116,11 +116,7 @@ impl fmt::Display for Reference {
                     At::Latest => write!(f, "{run}@latest")?,
                     At::Step(step) => write!(f, "{run}@{step}")?,
                 }
-                if *back > 0 {
-                    write!(f, "~{back}")
-                } else {
-                    Ok(())
-                }
+                if *back > 0 { write!(f, "~{back}") } else { Ok(()) }
             }
         }
     }
@@ -369,9 +365,6 @@ mod tests {
         for text in ["a@3", "a@latest", "a@3~2", "word"] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "a~2".parse::<Reference>().unwrap().to_string(),
-            "a@latest~2"
-        );
+        assert_eq!("a~2".parse::<Reference>().unwrap().to_string(), "a@latest~2");
     }
 }

@@ -49,9 +49,24 @@ pub struct RestoreReport {
 
 /// One piece of a file that is to be written.
 enum Part {
-    Slice { file: usize, tensor: usize, slice: u32, links: Vec<Piece>, at: u64, len_bytes: usize },
-    Bytes { file: usize, blob: usize, at: u64, len_bytes: usize },
-    Header { file: usize, bytes: Vec<u8> },
+    Slice {
+        file: usize,
+        tensor: usize,
+        slice: u32,
+        links: Vec<Piece>,
+        at: u64,
+        len_bytes: usize,
+    },
+    Bytes {
+        file: usize,
+        blob: usize,
+        at: u64,
+        len_bytes: usize,
+    },
+    Header {
+        file: usize,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Part {
@@ -76,7 +91,12 @@ impl Store {
         let manifest = self.manifest(request.manifest)?;
         manifest.files.iter().try_for_each(|f| paths::check(&f.path))?;
         let files = select(&manifest, request)?;
-        let mut plan = Plan { store: self, manifest: &manifest, parts: Vec::new(), lens: Vec::new() };
+        let mut plan = Plan {
+            store: self,
+            manifest: &manifest,
+            parts: Vec::new(),
+            lens: Vec::new(),
+        };
         for (number, file) in files.iter().enumerate() {
             plan.file(number, file, request.tensors.as_ref())?;
         }
@@ -109,8 +129,18 @@ impl Store {
         target.sync(&files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>())?;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(RestoreReport {
-            files: count(files.iter().filter(|f| f.content != FileContent::Directory).count()),
-            tensors: count(files.iter().map(|f| tensors_of(f, request.tensors.as_ref()).count()).sum()),
+            files: count(
+                files
+                    .iter()
+                    .filter(|f| f.content != FileContent::Directory)
+                    .count(),
+            ),
+            tensors: count(
+                files
+                    .iter()
+                    .map(|f| tensors_of(f, request.tensors.as_ref()).count())
+                    .sum(),
+            ),
             bytes: lens.iter().sum(),
         })
     }
@@ -132,7 +162,14 @@ impl Store {
                 .par_iter()
                 .map(|part| {
                     let hash = match part {
-                        Part::Slice { file, tensor, links, at, len_bytes, .. } => {
+                        Part::Slice {
+                            file,
+                            tensor,
+                            links,
+                            at,
+                            len_bytes,
+                            ..
+                        } => {
                             let mut bytes = vec![0; *len_bytes];
                             let id = manifest.tensors[*tensor].id;
                             let read = read_slice(self.objects(), id, links, &mut bytes)?;
@@ -156,7 +193,9 @@ impl Store {
                 })
                 .collect();
             for (part, hash) in window.iter().zip(done?) {
-                let (Part::Slice { tensor, slice, .. }, Some(hash)) = (part, hash) else { continue };
+                let (Part::Slice { tensor, slice, .. }, Some(hash)) = (part, hash) else {
+                    continue;
+                };
                 match &mut current {
                     Some((_, hashes)) if *slice > 0 => hashes.push(hash),
                     _ => {
@@ -178,7 +217,10 @@ pub(crate) fn check_tensor(id: TensorId, slices: &[SubtreeHash]) -> Result<()> {
         Some(found) if found == id => Ok(()),
         found => Err(StoreError::corrupt(
             format!("tensor {}", id.short()),
-            format!("it decodes to {}", found.map_or("something that is no tensor".into(), |f| f.short())),
+            format!(
+                "it decodes to {}",
+                found.map_or("something that is no tensor".into(), |f| f.short())
+            ),
         )),
     }
 }
@@ -217,9 +259,17 @@ impl Plan<'_> {
     fn blobs(&mut self, file: usize, blobs: &[u32], mut at: u64) -> Result<u64> {
         for &blob in blobs {
             let len_bytes = self.manifest.blobs[blob as usize].len_bytes;
-            let len = usize::try_from(len_bytes).ok().filter(|&n| n <= crate::content::BLOB_BYTES);
-            let len = len.ok_or_else(|| StoreError::corrupt("manifest", format!("a blob of {len_bytes} bytes")))?;
-            self.parts.push(Part::Bytes { file, blob: blob as usize, at, len_bytes: len });
+            let len = usize::try_from(len_bytes)
+                .ok()
+                .filter(|&n| n <= crate::content::BLOB_BYTES);
+            let len =
+                len.ok_or_else(|| StoreError::corrupt("manifest", format!("a blob of {len_bytes} bytes")))?;
+            self.parts.push(Part::Bytes {
+                file,
+                blob: blob as usize,
+                at,
+                len_bytes: len,
+            });
             at += len_bytes;
         }
         Ok(at)
@@ -229,8 +279,18 @@ impl Plan<'_> {
         let record = &self.manifest.tensors[tensor];
         for (slice, offset_bytes, len_bytes) in slices(record) {
             let hints = hints(self.manifest, record);
-            let links = self.store.catalog.chain(self.store.objects(), record.id, slice, &hints)?;
-            self.parts.push(Part::Slice { file, tensor, slice, links, at: at + offset_bytes, len_bytes });
+            let links = self
+                .store
+                .catalog
+                .chain(self.store.objects(), record.id, slice, &hints)?;
+            self.parts.push(Part::Slice {
+                file,
+                tensor,
+                slice,
+                links,
+                at: at + offset_bytes,
+                len_bytes,
+            });
         }
         Ok(at + record.len_bytes)
     }
@@ -239,11 +299,13 @@ impl Plan<'_> {
 /// Number, offset and length in bytes of every slice of a tensor.
 pub(crate) fn slices(record: &TensorRecord) -> impl Iterator<Item = (u32, u64, usize)> {
     let word = record.dtype.word_bytes() as u64;
-    (0u32..).zip(slices_of(record.dtype, record.len_bytes / word)).map(move |(i, range)| {
-        #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
-        let len = ((range.end - range.start) * word) as usize;
-        (i, range.start * word, len)
-    })
+    (0u32..)
+        .zip(slices_of(record.dtype, record.len_bytes / word))
+        .map(move |(i, range)| {
+            #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
+            let len = ((range.end - range.start) * word) as usize;
+            (i, range.start * word, len)
+        })
 }
 
 /// Packs that the manifest names for a tensor.
@@ -256,7 +318,9 @@ fn tensors_of<'f>(file: &'f FileRecord, only: Option<&GlobSet>) -> impl Iterator
         FileContent::Safetensors { tensors, .. } => tensors,
         FileContent::Directory | FileContent::Opaque { .. } => &[],
     };
-    tensors.iter().filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
+    tensors
+        .iter()
+        .filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
 }
 
 fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'m FileRecord>> {
@@ -267,8 +331,15 @@ fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'
         .filter(|f| request.tensors.is_none() || tensors_of(f, request.tensors.as_ref()).next().is_some())
         .collect();
     if files.is_empty() {
-        let what = if request.tensors.is_some() { "a tensor with that name" } else { "a file with that path" };
-        return Err(StoreError::not_found(what, "Run `tpde ls` to see what the checkpoint holds"));
+        let what = if request.tensors.is_some() {
+            "a tensor with that name"
+        } else {
+            "a file with that path"
+        };
+        return Err(StoreError::not_found(
+            what,
+            "Run `tpde ls` to see what the checkpoint holds",
+        ));
     }
     Ok(files)
 }

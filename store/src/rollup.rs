@@ -8,7 +8,7 @@
 //! compressed for that reason: two versions of a compressor need not agree.
 
 use bytes::Bytes;
-use tpde_core::error::CodecError;
+use tpde_core::CodecError;
 use tpde_core::wire::{Reader, Writer};
 
 use crate::error::{Result, StoreError};
@@ -116,21 +116,16 @@ impl Rollup {
     pub fn read(objects: &Objects, run: &RunName, last_seq: u64) -> Result<Self> {
         let key = Key::Rollup(run.clone(), last_seq);
         let bytes = objects.get(&key).map_err(|error| match error {
-            StoreError::NotFound { .. } => StoreError::corrupt(
-                key.to_string(),
-                "a newer commit refers to it, and it is missing",
-            ),
+            StoreError::NotFound { .. } => {
+                StoreError::corrupt(key.to_string(), "a newer commit refers to it, and it is missing")
+            }
             other => other,
         })?;
         let rollup = Self::decode(&bytes).map_err(|e| StoreError::decoding(key.to_string(), e))?;
         if rollup.run != *run || rollup.last_seq() != last_seq {
             return Err(StoreError::corrupt(
                 key.to_string(),
-                format!(
-                    "it holds run {} up to commit {}",
-                    rollup.run,
-                    rollup.last_seq()
-                ),
+                format!("it holds run {} up to commit {}", rollup.run, rollup.last_seq()),
             ));
         }
         Ok(rollup)

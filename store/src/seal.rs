@@ -3,7 +3,7 @@
 //! It is the same in every format version, so damage is told from novelty: a record is read only after its seal
 //! holds, and a version byte that was flipped is damage.
 
-use tpde_core::error::CodecError;
+use tpde_core::CodecError;
 
 /// Length of the seal, in bytes.
 pub(crate) const SEAL_LEN: usize = blake3::OUT_LEN;

@@ -10,8 +10,8 @@
 //! says all that happened lately.
 
 use bytes::Bytes;
-use tpde_core::error::CodecError;
-use tpde_core::id::ID_LEN;
+use tpde_core::CodecError;
+use tpde_core::ID_LEN;
 use tpde_core::wire::{Reader, Writer};
 
 use crate::error::{Result, StoreError};
@@ -155,9 +155,8 @@ impl Slot {
         let run = run
             .parse()
             .map_err(|_| corrupt(format!("{run:?} is not a run's name")))?;
-        let narrow = |v: u64| {
-            u32::try_from(v).map_err(|_| corrupt(format!("{v} tensors are above the limit")))
-        };
+        let narrow =
+            |v: u64| u32::try_from(v).map_err(|_| corrupt(format!("{v} tensors are above the limit")));
         let mut slot = Self {
             run,
             seq: r.varint(WHAT)?,
@@ -210,8 +209,8 @@ fn read_history(r: &mut Reader<'_>) -> std::result::Result<Vec<Summary>, CodecEr
     let plain = match codec {
         0 => stored,
         1 => {
-            unpacked = zstd::bulk::decompress(stored, plain_len)
-                .map_err(|e| corrupt(format!("history: {e}")))?;
+            unpacked =
+                zstd::bulk::decompress(stored, plain_len).map_err(|e| corrupt(format!("history: {e}")))?;
             &unpacked
         }
         other => return Err(corrupt(format!("history codec {other}"))),

@@ -49,7 +49,12 @@ impl Store {
     pub fn over(objects: Objects, cache: Option<PathBuf>) -> Result<Self> {
         let (config, access) = config::open(&objects)?;
         let index = open_index(&config.store_id, cache.as_deref().map(Path::new));
-        Ok(Self { objects, config, access, catalog: Catalog::new(index) })
+        Ok(Self {
+            objects,
+            config,
+            access,
+            catalog: Catalog::new(index),
+        })
     }
 
     /// The objects behind it.

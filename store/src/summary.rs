@@ -9,7 +9,7 @@
 //! Sequence numbers are contiguous, so only the first is stored. Manifest ids are whole: a garbage collector or a
 //! restore then needs the newest slot and the rollups, never a read per commit.
 
-use tpde_core::error::CodecError;
+use tpde_core::CodecError;
 use tpde_core::wire::{Reader, Writer};
 
 use crate::ids::{Fingerprint, ManifestId};
@@ -145,8 +145,7 @@ pub(crate) fn read_list(r: &mut Reader<'_>, most: usize) -> Result<Vec<Summary>,
     if first.checked_add(count as u64).is_none() {
         return Err(corrupt(format!("{count} commits from {first} on")));
     }
-    let narrow =
-        |v: u64| u32::try_from(v).map_err(|_| corrupt(format!("{v} tensors are above the limit")));
+    let narrow = |v: u64| u32::try_from(v).map_err(|_| corrupt(format!("{v} tensors are above the limit")));
     let mut before = [0u64; 6];
     let mut list = Vec::with_capacity(count);
     for seq in first..first + count as u64 {

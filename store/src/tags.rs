@@ -8,7 +8,7 @@
 //! ```
 
 use bytes::Bytes;
-use tpde_core::error::CodecError;
+use tpde_core::CodecError;
 use tpde_core::wire::{Reader, Writer};
 
 use crate::claim::{Claim, claim};
@@ -256,13 +256,9 @@ fn append(
         };
         let hint = "Run `tpde tag list` to see; the same command again is harmless";
         let key = Key::Tag(name.clone(), seq);
-        let claimed = claim(
-            objects,
-            &key,
-            &Bytes::from(record.encode()),
-            hint,
-            |found| Ok(TagRecord::from_bytes(name, seq, found)?.nonce == nonce),
-        )?;
+        let claimed = claim(objects, &key, &Bytes::from(record.encode()), hint, |found| {
+            Ok(TagRecord::from_bytes(name, seq, found)?.nonce == nonce)
+        })?;
         match claimed {
             Claim::Ours => return Ok(record),
             Claim::Taken(theirs) => before = Some(TagRecord::from_bytes(name, seq, &theirs)?),
@@ -301,10 +297,7 @@ mod tests {
             Err(StoreError::NotFound { .. })
         ));
         set(&objects, &name(), &target(10), false, 1).unwrap();
-        assert_eq!(
-            set(&objects, &name(), &target(10), false, 2).unwrap().seq,
-            0
-        );
+        assert_eq!(set(&objects, &name(), &target(10), false, 2).unwrap().seq, 0);
         let error = set(&objects, &name(), &target(20), false, 3).unwrap_err();
         assert!(error.to_string().contains("--force"), "{error}");
         assert_eq!(get(&objects, &name()).unwrap().unwrap().target, target(10));
@@ -312,10 +305,7 @@ mod tests {
         assert_eq!(list(&objects).unwrap()[0].target, target(20));
         assert!(remove(&objects, &name(), 5).unwrap().deleted);
         assert!(list(&objects).unwrap().is_empty());
-        assert_eq!(
-            set(&objects, &name(), &target(30), false, 6).unwrap().seq,
-            3
-        );
+        assert_eq!(set(&objects, &name(), &target(30), false, 6).unwrap().seq, 3);
     }
 
     /// Promise: of racing writers one sets an unforced tag; forced ones all land in some order.
@@ -330,10 +320,7 @@ mod tests {
                         scope.spawn(move || set(objects, &name(), &target(i), force, i).is_ok())
                     })
                     .collect();
-                racers
-                    .into_iter()
-                    .map(|r| usize::from(r.join().unwrap()))
-                    .sum()
+                racers.into_iter().map(|r| usize::from(r.join().unwrap())).sum()
             });
             assert_eq!(won, if force { 8 } else { 1 });
             let records = objects.list(&Prefix::Tag(name())).unwrap();
@@ -348,11 +335,7 @@ mod tests {
             for from in 0..4 {
                 let faults = Arc::new(FaultStore::new());
                 let objects = Objects::wrapping(faults.clone());
-                faults.plan(Some(Plan {
-                    fault,
-                    from,
-                    len: 1,
-                }));
+                faults.plan(Some(Plan { fault, from, len: 1 }));
                 let first = set(&objects, &name(), &target(1), false, 0);
                 faults.plan(None);
                 if first.is_ok() {

@@ -24,8 +24,7 @@ impl BitWriter {
         self.pending |= value << self.pending_bits;
         self.pending_bits += bits;
         let whole = (self.pending_bits / 8) as usize;
-        self.bytes
-            .extend_from_slice(&self.pending.to_le_bytes()[..whole]);
+        self.bytes.extend_from_slice(&self.pending.to_le_bytes()[..whole]);
         self.pending >>= 8 * whole;
         self.pending_bits %= 8;
     }
@@ -94,12 +93,7 @@ impl<'a> BitReader<'a> {
     ///
     /// # Errors
     /// `Corrupt` if bits are missing or left over.
-    pub(crate) fn end(
-        mut self,
-        total_bits: usize,
-        slack_bits: usize,
-        what: &'static str,
-    ) -> Result<()> {
+    pub(crate) fn end(mut self, total_bits: usize, slack_bits: usize, what: &'static str) -> Result<()> {
         let mut left = match total_bits.checked_sub(self.pos_bits) {
             Some(left) if left < slack_bits.max(1) => left,
             _ => {

@@ -38,12 +38,20 @@ impl Comparison {
 
     /// Share of the elements that differ, 0 to 1; 0 for no elements.
     pub fn changed_share(&self) -> f64 {
-        if self.elems == 0 { 0.0 } else { self.changed as f64 / self.elems as f64 }
+        if self.elems == 0 {
+            0.0
+        } else {
+            self.changed as f64 / self.elems as f64
+        }
     }
 
     /// Length of the difference over the length of the old tensor; infinite if the old one is all zeros and they differ.
     pub fn relative_l2(&self) -> f64 {
-        if self.squared_distance == 0.0 { 0.0 } else { (self.squared_distance / self.squared_norm).sqrt() }
+        if self.squared_distance == 0.0 {
+            0.0
+        } else {
+            (self.squared_distance / self.squared_norm).sqrt()
+        }
     }
 }
 
@@ -92,7 +100,10 @@ fn compare_words<W: Word>(dtype: Dtype, old: &[u8], new: &[u8]) -> Comparison {
 }
 
 /// The number that the bits of one coded element stand for; packed sub-byte elements count as their byte.
-#[expect(clippy::cast_possible_truncation, reason = "each dtype's bits fit its own width")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each dtype's bits fit its own width"
+)]
 fn value(bits: u64, dtype: Dtype) -> f64 {
     match dtype {
         Dtype::BF16 => bf16::from_bits(bits as u16).to_f64(),
@@ -123,7 +134,11 @@ fn small_float(bits: u64, exponent_bits: u32, mantissa_bits: u32, bias: i32) -> 
         0 => mantissa * 2f64.powi(1 - bias),
         _ => (1.0 + mantissa) * 2f64.powi(exponent - bias),
     };
-    if bits >> (exponent_bits + mantissa_bits) & 1 == 1 { -size } else { size }
+    if bits >> (exponent_bits + mantissa_bits) & 1 == 1 {
+        -size
+    } else {
+        size
+    }
 }
 
 /// Whether distances of this dtype are in ulps (floats) or in units (integers).

@@ -39,9 +39,9 @@ mod compare;
 pub mod constants;
 mod cost;
 mod dtype;
-pub mod error;
+mod error;
 mod frame;
-pub mod id;
+mod id;
 mod ordinal;
 mod rans;
 mod tile;
@@ -52,8 +52,8 @@ pub use compare::{Comparison, compare, counts_ulps};
 pub use dtype::{Dtype, Layout};
 pub use error::{CodecError, Result};
 pub use frame::{
-    Base, Chain, EncodedFrame, Frame, Slice, SubtreeHash, decode_frame, encode_frame,
-    merge_subtrees, slice_hash, slices_of, tensor_id,
+    Base, Chain, EncodedFrame, Frame, Slice, SubtreeHash, decode_frame, encode_frame, merge_subtrees,
+    slice_hash, slices_of, tensor_id,
 };
 pub use id::{ID_LEN, Id, ParseIdError, TensorId, TensorKind};
 pub use tile::Mode;

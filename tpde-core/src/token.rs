@@ -33,8 +33,7 @@ impl TokenShape {
     /// A shape, if it is one: `top ≤ direct ≤ width` and at most 256 symbols.
     pub(crate) fn new(direct: u32, top: u32, width: u32) -> Option<Self> {
         let shape = Self { direct, top, width };
-        (direct <= 8 && top <= direct && direct <= width && shape.symbols() <= MAX_SYMBOLS)
-            .then_some(shape)
+        (direct <= 8 && top <= direct && direct <= width && shape.symbols() <= MAX_SYMBOLS).then_some(shape)
     }
 
     /// The shape that this encoder uses for magnitudes of `width` bits.
@@ -123,18 +122,13 @@ mod tests {
     #[test]
     fn every_shape_every_edge() {
         for width in [4, 7, 8, 11, 16, 32, 64] {
-            let most = if width == 64 {
-                u64::MAX
-            } else {
-                (1 << width) - 1
-            };
+            let most = if width == 64 { u64::MAX } else { (1 << width) - 1 };
             for direct in 0..=8 {
                 for top in 0..=direct {
                     let Some(shape) = TokenShape::new(direct, top, width) else {
                         continue;
                     };
-                    let edges =
-                        (0..64).flat_map(|i| [1u64 << i, (1 << i) - 1, (1 << i) + 1, 3 << i]);
+                    let edges = (0..64).flat_map(|i| [1u64 << i, (1 << i) - 1, (1 << i) + 1, 3 << i]);
                     for number in (0..600).chain(edges).chain([most]).filter(|&n| n <= most) {
                         let token = shape.split(number);
                         assert!((token.symbol as usize) < shape.symbols());

@@ -1,9 +1,7 @@
 //! The codec's law, checked from outside: decode(encode(x, base), base) == x.
 
 use proptest::prelude::*;
-use tpde_core::{
-    Base, Chain, Dtype, Frame, Mode, Slice, SubtreeHash, decode_frame, encode_frame, tensor_id,
-};
+use tpde_core::{Base, Chain, Dtype, Frame, Mode, Slice, SubtreeHash, decode_frame, encode_frame, tensor_id};
 
 fn slice_of(dtype: Dtype, bytes: &[u8]) -> Slice {
     Slice {
@@ -79,12 +77,7 @@ fn nudge(base: &[u8], share: f64, seed: u64) -> Vec<u8> {
 }
 
 fn modes_of(frame: &[u8]) -> Vec<Mode> {
-    Frame::parse(frame)
-        .unwrap()
-        .tiles()
-        .iter()
-        .map(|t| t.0)
-        .collect()
+    Frame::parse(frame).unwrap().tiles().iter().map(|t| t.0).collect()
 }
 
 proptest! {
@@ -112,8 +105,8 @@ proptest! {
 #[test]
 fn every_edge_length() {
     for elems in [
-        0, 1, 2, 31, 32, 33, 63, 64, 127, 128, 2047, 2048, 4095, 4096, 16383, 16384, 16385, 65535,
-        65536, 65537, 140_001,
+        0, 1, 2, 31, 32, 33, 63, 64, 127, 128, 2047, 2048, 4095, 4096, 16383, 16384, 16385, 65535, 65536,
+        65537, 140_001,
     ] {
         let base = bf16_weights(elems, 7);
         round_trip(Dtype::BF16, &base, None);
@@ -132,21 +125,14 @@ fn every_mode_is_chosen_where_it_pays() {
         [Mode::Same; 4]
     );
     assert_eq!(
-        modes_of(&round_trip(
-            Dtype::BF16,
-            &nudge(&base, 0.02, 2),
-            Some(&base)
-        )),
+        modes_of(&round_trip(Dtype::BF16, &nudge(&base, 0.02, 2), Some(&base))),
         [Mode::Sparse; 4]
     );
     assert_eq!(
         modes_of(&round_trip(Dtype::BF16, &nudge(&base, 0.9, 2), Some(&base))),
         [Mode::Dense; 4]
     );
-    assert_eq!(
-        modes_of(&round_trip(Dtype::BF16, &base, None)),
-        [Mode::Fresh; 4]
-    );
+    assert_eq!(modes_of(&round_trip(Dtype::BF16, &base, None)), [Mode::Fresh; 4]);
     assert_eq!(
         modes_of(&round_trip(Dtype::BF16, &base, Some(&noise(400_000, 5)))),
         [Mode::Fresh; 4]
@@ -228,10 +214,7 @@ fn chains() {
     let parsed: Vec<Frame<'_>> = frames.iter().map(|f| Frame::parse(f).unwrap()).collect();
     for depth in 1..=parsed.len() {
         let mut out = vec![0; tensors[0].len()];
-        let hash = Chain::new(&parsed[..depth])
-            .unwrap()
-            .decode(&mut out)
-            .unwrap();
+        let hash = Chain::new(&parsed[..depth]).unwrap().decode(&mut out).unwrap();
         assert_eq!(out, tensors[depth - 1]);
         assert_eq!(hash, SubtreeHash::Whole(tensor_id(&out)));
     }

@@ -45,7 +45,19 @@ mod tests {
             assert!(check(good).is_ok(), "{good:?}");
         }
         let long = "x".repeat(MAX_PATH_LEN + 1);
-        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/.", "a\\..\\b", "a\0", "a/", &long] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "..",
+            "a/../b",
+            "a//b",
+            "./a",
+            "a/.",
+            "a\\..\\b",
+            "a\0",
+            "a/",
+            &long,
+        ] {
             assert!(check(bad).is_err(), "{bad:?}");
         }
     }

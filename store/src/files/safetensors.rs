@@ -50,7 +50,9 @@ pub(crate) fn read_layout(file: &SourceFile) -> Result<Layout> {
     };
     let len_bytes = file.len_bytes();
     if len_bytes < PREFIX_BYTES {
-        return Err(refuse(format!("it has {len_bytes} bytes, too few for a safetensors header")));
+        return Err(refuse(format!(
+            "it has {len_bytes} bytes, too few for a safetensors header"
+        )));
     }
     let mut prefix = [0u8; PREFIX_BYTES as usize];
     prefix.copy_from_slice(&file.read_at(0, PREFIX_BYTES as usize)?);
@@ -67,16 +69,26 @@ pub(crate) fn read_layout(file: &SourceFile) -> Result<Layout> {
         .map_err(|e| refuse(format!("its header is not valid ({e})")))?;
     let mut tensors = Vec::new();
     for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else { continue };
+        let Some(info) = metadata.info(&name) else {
+            continue;
+        };
         let dtype_name = info.dtype.to_string();
         let Some(dtype) = Dtype::from_name(&dtype_name) else {
-            return Err(refuse(format!("tensor {name:?} has dtype {dtype_name}, which this tpde does not know")));
+            return Err(refuse(format!(
+                "tensor {name:?} has dtype {dtype_name}, which this tpde does not know"
+            )));
         };
         if info.shape.len() > MAX_DIMS {
-            return Err(refuse(format!("tensor {name:?} has {} dimensions", info.shape.len())));
+            return Err(refuse(format!(
+                "tensor {name:?} has {} dimensions",
+                info.shape.len()
+            )));
         }
         let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-        let bits = info.shape.iter().try_fold(dtype.shape_bits(), |bits, &d| bits.checked_mul(d as u64));
+        let bits = info
+            .shape
+            .iter()
+            .try_fold(dtype.shape_bits(), |bits, &d| bits.checked_mul(d as u64));
         if bits.is_none() || bits != to.checked_sub(from).and_then(|bytes| bytes.checked_mul(8)) {
             return Err(refuse(format!(
                 "tensor {name:?} of dtype {dtype_name} and shape {:?} claims bytes {from} to {to}",
@@ -90,20 +102,33 @@ pub(crate) fn read_layout(file: &SourceFile) -> Result<Layout> {
             )));
         }
         let shape = info.shape.iter().map(|&d| d as u64).collect();
-        let tensor = TensorInFile { name, dtype, shape, offset_bytes: start + from, len_bytes: to - from };
+        let tensor = TensorInFile {
+            name,
+            dtype,
+            shape,
+            offset_bytes: start + from,
+            len_bytes: to - from,
+        };
         tensors.push(tensor);
     }
-    tensors.sort_by(|a, b| (a.offset_bytes, a.len_bytes, &a.name).cmp(&(b.offset_bytes, b.len_bytes, &b.name)));
+    tensors
+        .sort_by(|a, b| (a.offset_bytes, a.len_bytes, &a.name).cmp(&(b.offset_bytes, b.len_bytes, &b.name)));
     let mut end = start;
     for tensor in &tensors {
         if tensor.offset_bytes != end {
             let at = tensor.offset_bytes;
-            return Err(refuse(format!("tensor {:?} starts at byte {at}, the one before ends at {end}", tensor.name)));
+            return Err(refuse(format!(
+                "tensor {:?} starts at byte {at}, the one before ends at {end}",
+                tensor.name
+            )));
         }
         end += tensor.len_bytes;
     }
     if end != len_bytes {
-        return Err(refuse(format!("{} bytes behind the last tensor belong to none", len_bytes - end)));
+        return Err(refuse(format!(
+            "{} bytes behind the last tensor belong to none",
+            len_bytes - end
+        )));
     }
     Ok(Layout { header, tensors })
 }
@@ -139,7 +164,11 @@ mod tests {
         let bytes = file_of(GOOD, 16);
         let layout = layout_of(&bytes).unwrap();
         assert_eq!(layout.header, bytes[..bytes.len() - 16]);
-        let names: Vec<_> = layout.tensors.iter().map(|t| (t.name.as_str(), t.len_bytes)).collect();
+        let names: Vec<_> = layout
+            .tensors
+            .iter()
+            .map(|t| (t.name.as_str(), t.len_bytes))
+            .collect();
         assert_eq!(names, [("a", 4), ("b", 12), ("z", 0)]);
         assert_eq!(layout.tensors[1].shape, [2, 3]);
     }
@@ -165,7 +194,10 @@ mod tests {
         ];
         for (i, case) in cases.iter().enumerate() {
             let error = layout_of(case).unwrap_err().to_string();
-            assert!(error.contains("m.safetensors") && error.contains("--opaque"), "case {i}: {error}");
+            assert!(
+                error.contains("m.safetensors") && error.contains("--opaque"),
+                "case {i}: {error}"
+            );
         }
     }
 }

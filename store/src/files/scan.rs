@@ -55,17 +55,36 @@ pub(crate) fn scan(root: &Path) -> Result<Vec<Found>> {
 fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result<()> {
     if depth > MAX_DEPTH {
         let detail = format!("directories are nested more than {MAX_DEPTH} deep");
-        return Err(StoreError::input(shown(dir), detail, "Save a directory further down"));
+        return Err(StoreError::input(
+            shown(dir),
+            detail,
+            "Save a directory further down",
+        ));
     }
     for entry_here in fs::read_dir(dir).map_err(|e| unreadable(dir, &e))? {
         let source = entry_here.map_err(|e| unreadable(dir, &e))?.path();
-        let name = source.file_name().and_then(|n| n.to_str()).ok_or_else(|| unnamed(&source))?;
+        let name = source
+            .file_name()
+            .and_then(|n| n.to_str())
+            .ok_or_else(|| unnamed(&source))?;
         if name.contains('\\') {
-            return Err(StoreError::input(shown(&source), "its name contains a backslash", "Rename it and save again"));
+            return Err(StoreError::input(
+                shown(&source),
+                "its name contains a backslash",
+                "Rename it and save again",
+            ));
         }
-        let path = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+        let path = if below.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{below}/{name}")
+        };
         if path.len() > MAX_PATH_LEN {
-            return Err(StoreError::input(shown(&source), "its path is too long", "Rename it and save again"));
+            return Err(StoreError::input(
+                shown(&source),
+                "its path is too long",
+                "Rename it and save again",
+            ));
         }
         let link = fs::symlink_metadata(&source).map_err(|e| unreadable(&source, &e))?;
         let metadata = fs::metadata(&source).map_err(|e| unreadable(&source, &e))?;
@@ -112,11 +131,19 @@ fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
         let hint = "Check the path; a symbolic link must lead to a file";
         return StoreError::not_found(shown(path), hint);
     }
-    StoreError::input(shown(path), error.to_string(), "Check its permissions and run the command again")
+    StoreError::input(
+        shown(path),
+        error.to_string(),
+        "Check its permissions and run the command again",
+    )
 }
 
 fn unnamed(path: &Path) -> StoreError {
-    StoreError::input(shown(path), "its name is not valid UTF-8", "Rename it and save again")
+    StoreError::input(
+        shown(path),
+        "its name is not valid UTF-8",
+        "Rename it and save again",
+    )
 }
 
 #[cfg(test)]
@@ -134,8 +161,14 @@ mod tests {
         fs::write(at("a"), "1").unwrap();
         std::os::unix::fs::symlink(at("a"), at("c")).unwrap();
         let found = scan(dir.path()).unwrap();
-        let paths: Vec<_> = found.iter().map(|f| (f.path.as_str(), f.is_dir, f.len_bytes)).collect();
-        assert_eq!(paths.iter().map(|p| p.0).collect::<Vec<_>>(), ["a", "b", "b/empty", "b/x", "c"]);
+        let paths: Vec<_> = found
+            .iter()
+            .map(|f| (f.path.as_str(), f.is_dir, f.len_bytes))
+            .collect();
+        assert_eq!(
+            paths.iter().map(|p| p.0).collect::<Vec<_>>(),
+            ["a", "b", "b/empty", "b/x", "c"]
+        );
         assert_eq!(paths[4], ("c", false, 1));
         assert_eq!(scan(&at("a")).unwrap().len(), 1);
 
@@ -143,9 +176,19 @@ mod tests {
         assert!(matches!(scan(dir.path()), Err(StoreError::NotFound { .. })));
         fs::remove_file(at("d")).unwrap();
         std::os::unix::fs::symlink(at("b"), at("d")).unwrap();
-        assert!(scan(dir.path()).unwrap_err().to_string().contains("link to a directory"));
+        assert!(
+            scan(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("link to a directory")
+        );
         fs::remove_file(at("d")).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(at("s")).unwrap();
-        assert!(scan(dir.path()).unwrap_err().to_string().contains("neither a file"));
+        assert!(
+            scan(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("neither a file")
+        );
     }
 }

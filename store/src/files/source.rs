@@ -28,7 +28,11 @@ struct Stamp {
 
 impl Stamp {
     fn of(m: &Metadata) -> Self {
-        Self { len_bytes: m.len(), modified: (m.mtime(), m.mtime_nsec()), inode: (m.dev(), m.ino()) }
+        Self {
+            len_bytes: m.len(),
+            modified: (m.mtime(), m.mtime_nsec()),
+            inode: (m.dev(), m.ino()),
+        }
     }
 }
 
@@ -38,8 +42,13 @@ impl SourceFile {
     /// # Errors
     /// `NotFound` or `Input`, naming the path.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let seen = File::open(path).and_then(|file| file.metadata()).map_err(|e| unreadable(path, &e))?;
-        Ok(Self { path: path.to_owned(), seen: Stamp::of(&seen) })
+        let seen = File::open(path)
+            .and_then(|file| file.metadata())
+            .map_err(|e| unreadable(path, &e))?;
+        Ok(Self {
+            path: path.to_owned(),
+            seen: Stamp::of(&seen),
+        })
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
@@ -63,9 +72,10 @@ impl SourceFile {
         let mut buffer = vec![0; len_bytes];
         match file.read_exact_at(&mut buffer, offset_bytes) {
             Ok(()) => Ok(buffer),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(self.changed(&format!("it ends before byte {}", offset_bytes + len_bytes as u64)))
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(self.changed(&format!(
+                "it ends before byte {}",
+                offset_bytes + len_bytes as u64
+            ))),
             Err(e) => Err(unreadable(&self.path, &e)),
         }
     }
@@ -97,7 +107,11 @@ fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
         let hint = "It was removed while the checkpoint was being saved; save again";
         return StoreError::not_found(shown(path), hint);
     }
-    StoreError::input(shown(path), error.to_string(), "Check the disk and its permissions and run the command again")
+    StoreError::input(
+        shown(path),
+        error.to_string(),
+        "Check the disk and its permissions and run the command again",
+    )
 }
 
 #[cfg(test)]
@@ -113,12 +127,23 @@ mod tests {
         let source = SourceFile::open(&path).unwrap();
         assert_eq!(source.read_at(90, 10).unwrap(), [7; 10]);
         source.check_unchanged().unwrap();
-        File::options().write(true).open(&path).unwrap().set_len(50).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(50)
+            .unwrap();
         let error = source.read_at(90, 10).unwrap_err().to_string();
-        assert!(error.contains("changed while it was being saved") && error.contains("w"), "{error}");
+        assert!(
+            error.contains("changed while it was being saved") && error.contains("w"),
+            "{error}"
+        );
         assert!(source.check_unchanged().is_err());
         std::fs::remove_file(&path).unwrap();
         assert!(source.check_unchanged().is_err());
-        assert!(matches!(SourceFile::open(&path), Err(StoreError::NotFound { .. })));
+        assert!(matches!(
+            SourceFile::open(&path),
+            Err(StoreError::NotFound { .. })
+        ));
     }
 }

@@ -33,7 +33,10 @@ impl TargetDir {
     /// `Input` if it is something else than a directory, or cannot be made.
     pub(crate) fn create(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| failed(root, &e))?;
-        Ok(Self { root: root.to_owned(), nonce: Nonce::random()? })
+        Ok(Self {
+            root: root.to_owned(),
+            nonce: Nonce::random()?,
+        })
     }
 
     /// Where `path` (checked by [`super::paths::check`]) will lie, if nothing is in the way.
@@ -46,7 +49,11 @@ impl TargetDir {
             at.push(part);
             if at.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
                 let hint = "Remove the link, or restore into an empty directory";
-                return Err(StoreError::input(shown(&at), "a symbolic link is in the way", hint));
+                return Err(StoreError::input(
+                    shown(&at),
+                    "a symbolic link is in the way",
+                    hint,
+                ));
             }
         }
         if !overwrite && at.is_file() {
@@ -82,14 +89,33 @@ impl TargetDir {
         let at = self.place(path, overwrite)?;
         let (parent, name) = match (at.parent(), at.file_name()) {
             (Some(parent), Some(name)) => (parent, name),
-            _ => return Err(StoreError::input(shown(&at), "it has no name", "Restore into a directory")),
+            _ => {
+                return Err(StoreError::input(
+                    shown(&at),
+                    "it has no name",
+                    "Restore into a directory",
+                ));
+            }
         };
         fs::create_dir_all(parent).map_err(|e| failed(parent, &e))?;
         let short: String = name.to_string_lossy().chars().take(40).collect();
         let temporary = parent.join(format!(".{short}.{}.partial", &self.nonce.to_string()[..8]));
-        let file = File::options().write(true).create_new(true).open(&temporary).map_err(|e| failed(&temporary, &e))?;
-        let target = TargetFile { file, temporary, path: at, mode, committed: false };
-        target.file.set_len(len_bytes).map_err(|e| failed(&target.path, &e))?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+            .map_err(|e| failed(&temporary, &e))?;
+        let target = TargetFile {
+            file,
+            temporary,
+            path: at,
+            mode,
+            committed: false,
+        };
+        target
+            .file
+            .set_len(len_bytes)
+            .map_err(|e| failed(&target.path, &e))?;
         Ok(target)
     }
 
@@ -98,12 +124,18 @@ impl TargetDir {
     /// # Errors
     /// `Input` if the disk refuses.
     pub(crate) fn sync(&self, paths: &[&str]) -> Result<()> {
-        let mut dirs: Vec<PathBuf> =
-            paths.iter().filter_map(|p| self.root.join(p).parent().map(Path::to_owned)).collect();
+        let mut dirs: Vec<PathBuf> = paths
+            .iter()
+            .filter_map(|p| self.root.join(p).parent().map(Path::to_owned))
+            .collect();
         dirs.push(self.root.clone());
         dirs.sort();
         dirs.dedup();
-        dirs.iter().try_for_each(|dir| File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed(dir, &e)))
+        dirs.iter().try_for_each(|dir| {
+            File::open(dir)
+                .and_then(|d| d.sync_all())
+                .map_err(|e| failed(dir, &e))
+        })
     }
 }
 
@@ -113,7 +145,9 @@ impl TargetFile {
     /// # Errors
     /// `Input` if the disk is full or refuses.
     pub(crate) fn write_at(&self, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset_bytes).map_err(|e| failed(&self.path, &e))
+        self.file
+            .write_all_at(bytes, offset_bytes)
+            .map_err(|e| failed(&self.path, &e))
     }
 
     /// Flushes the content, sets the permissions and gives the file its name.
@@ -122,7 +156,8 @@ impl TargetFile {
     /// `Input` if the disk refuses.
     pub(crate) fn commit(mut self) -> Result<()> {
         let finish = || -> io::Result<()> {
-            self.file.set_permissions(fs::Permissions::from_mode(self.mode & MODE_BITS))?;
+            self.file
+                .set_permissions(fs::Permissions::from_mode(self.mode & MODE_BITS))?;
             self.file.sync_all()?;
             fs::rename(&self.temporary, &self.path)
         };
@@ -143,7 +178,9 @@ impl Drop for TargetFile {
 
 fn failed(path: &Path, error: &io::Error) -> StoreError {
     let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Free some space and run the command again",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "Free some space and run the command again"
+        }
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "Restore into an empty directory",
         _ => "Check the path and its permissions and run the command again",
     };
@@ -168,11 +205,23 @@ mod tests {
         file.write_at(0, b"ab").unwrap();
         file.commit().unwrap();
         assert_eq!(fs::read(root.join("a/x")).unwrap(), b"abcd");
-        assert_eq!(fs::metadata(root.join("a/x")).unwrap().permissions().mode() & MODE_BITS, 0o750);
-        assert!(target.file("a/x", 0o644, 1, false).unwrap_err().to_string().contains("--overwrite"));
+        assert_eq!(
+            fs::metadata(root.join("a/x")).unwrap().permissions().mode() & MODE_BITS,
+            0o750
+        );
+        assert!(
+            target
+                .file("a/x", 0o644, 1, false)
+                .unwrap_err()
+                .to_string()
+                .contains("--overwrite")
+        );
 
         std::os::unix::fs::symlink(dir.path(), root.join("link")).unwrap();
-        let error = target.file("link/escape", 0o644, 1, true).unwrap_err().to_string();
+        let error = target
+            .file("link/escape", 0o644, 1, true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("symbolic link"), "{error}");
         assert!(!dir.path().join("escape").exists());
     }

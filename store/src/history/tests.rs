@@ -86,11 +86,7 @@ fn ten_thousand_commits() {
     assert!(faults.requests() > before);
     let at = faults.requests();
     assert_eq!(latest_of_step(&objects, &newest, 1 << 40).unwrap(), None);
-    assert_eq!(
-        faults.requests(),
-        at,
-        "a step above all others needs no read"
-    );
+    assert_eq!(faults.requests(), at, "a step above all others needs no read");
     assert_eq!(find_step(&objects, &run(), step_of(3)).unwrap().seq, 3);
 }
 
@@ -162,16 +158,10 @@ fn vanished_slots_are_noticed() {
     objects
         .put_content(&rollup, source.get(&rollup).unwrap())
         .unwrap();
-    assert!(matches!(
-        log(&objects, &run()),
-        Err(StoreError::Corrupt { .. })
-    ));
+    assert!(matches!(log(&objects, &run()), Err(StoreError::Corrupt { .. })));
     let slot = Key::Slot(run(), 7);
     objects.create(&slot, source.get(&slot).unwrap()).unwrap();
-    assert!(matches!(
-        log(&objects, &run()),
-        Err(StoreError::Corrupt { .. })
-    ));
+    assert!(matches!(log(&objects, &run()), Err(StoreError::Corrupt { .. })));
 }
 
 /// Promise: what is not there is answered with what is near.

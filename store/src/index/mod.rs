@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use tpde_core::id::{ID_LEN, TensorId};
+use tpde_core::{ID_LEN, TensorId};
 
 use crate::ids::{PackId, StoreId};
 

@@ -2,8 +2,8 @@
 //!
 //! The checksum covers the key too, so a row that turns up under another key is damage.
 
-use tpde_core::error::CodecError;
-use tpde_core::id::TensorId;
+use tpde_core::CodecError;
+use tpde_core::TensorId;
 use tpde_core::wire::{Reader, Writer};
 
 use super::{ContentKey, Row};

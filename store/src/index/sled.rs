@@ -4,6 +4,7 @@
 //! serves until the process ends. The next process starts with an empty folder.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,27 @@ enum Trouble {
 impl From<::sled::Error> for Trouble {
     fn from(error: ::sled::Error) -> Self {
         Self::Sled(error)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sled(error) => write!(f, "{error}"),
+            Self::Panic => f.write_str("sled panicked"),
+            Self::Damaged(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Trouble {
+    /// Whether the files are merely held: sled closes them a moment after its last handle is dropped, so an index
+    /// that was just closed can still be locked. That is no damage.
+    fn is_lock(&self) -> bool {
+        match self {
+            Self::Sled(::sled::Error::Io(e)) => e.to_string().starts_with("could not acquire lock"),
+            _ => false,
+        }
     }
 }
 
@@ -153,7 +175,7 @@ fn caught<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
 
 /// Moves a damaged cache out of the way, and keeps only the last such one. Best effort.
 fn set_aside(folder: &Path, trouble: &Trouble) {
-    tracing::warn!(folder = %folder.display(), ?trouble, "the index is damaged; starting an empty one");
+    tracing::warn!(folder = %folder.display(), %trouble, "the index is damaged; starting an empty one");
     let mut newest = 0;
     let siblings = folder.parent().and_then(|p| p.read_dir().ok());
     for sibling in siblings.into_iter().flatten().flatten() {
@@ -180,7 +202,7 @@ fn removed(folder: &Path) {
 impl SledIndex {
     /// Opens the index in `home`/index, making it where there is none; a damaged one is set aside first.
     ///
-    /// `None` if another process (or another index of this one) holds it, or the folder cannot be used: do without.
+    /// `None` if another process (or another index of this one, be it one that is just closing) holds it, or the folder cannot be used: do without.
     pub fn open(home: &Path) -> Option<Self> {
         let lock = match locked(home) {
             Ok(lock) => lock,
@@ -193,11 +215,15 @@ impl SledIndex {
         let mut doubtful = false;
         let disk = match caught(|| Disk::open(&folder)) {
             Ok(disk) => disk,
+            Err(trouble) if trouble.is_lock() => {
+                tracing::debug!(home = %home.display(), %trouble, "no index on disk");
+                return None;
+            }
             Err(trouble) => {
                 set_aside(&folder, &trouble);
                 doubtful = true;
                 caught(|| Disk::open(&folder))
-                    .inspect_err(|trouble| tracing::debug!(?trouble, "no index on disk"))
+                    .inspect_err(|trouble| tracing::debug!(%trouble, "no index on disk"))
                     .ok()?
             }
         };
@@ -248,7 +274,7 @@ fn close(state: State) {
         Ok(())
     });
     if let Err(trouble) = closed {
-        tracing::debug!(?trouble, "closing the index");
+        tracing::debug!(%trouble, "closing the index");
     }
 }
 

@@ -190,9 +190,7 @@ impl Objects {
                     .saturating_sub(usize::try_from(len_bytes).unwrap_or(usize::MAX));
                 Ok((bytes.slice(surplus..), size))
             }
-            Err(error @ object_store::Error::NotFound { .. }) => {
-                Err(self.failed("get", key, error))
-            }
+            Err(error @ object_store::Error::NotFound { .. }) => Err(self.failed("get", key, error)),
             // Servers refuse any range of an empty object.
             Err(error) => match self.head(key)? {
                 Some(0) => Ok((Bytes::new(), 0)),
@@ -262,9 +260,7 @@ impl Objects {
         self.try_create(key, bytes)
             .map_err(|error| match Doubt::of(&error) {
                 Doubt::Unknown => StoreError::OutcomeUnknown {
-                    detail: format!(
-                        "creating {key} was asked for, and the answer was lost ({error})"
-                    ),
+                    detail: format!("creating {key} was asked for, and the answer was lost ({error})"),
                     hint: "Run the same command again".to_owned(),
                 },
                 Doubt::Definite => self.failed("create", key, error),
@@ -282,10 +278,9 @@ impl Objects {
             .run(async move { store.put_opts(&path, bytes.into(), options).await });
         let created = match put {
             Ok(_) => Created::New,
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => Created::AlreadyExists,
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Created::AlreadyExists
+            }
             Err(error) => return Err(error),
         };
         if let Some(folders) = &self.folders {
@@ -302,7 +297,7 @@ impl Objects {
     }
 
     /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
-    fn settle(&self, key: &Key) -> Result<()> {
+    pub(crate) fn settle(&self, key: &Key) -> Result<()> {
         let Some(folders) = &self.folders else {
             return Ok(());
         };
@@ -321,9 +316,10 @@ impl Objects {
     /// `Backend`: the disk or server failed; a partial listing is never returned.
     pub fn list(&self, prefix: &Prefix) -> Result<Vec<Listed>> {
         let (store, folder) = (Arc::clone(&self.store), folder(prefix));
-        self.collect(prefix, async move {
-            store.list(folder.as_ref()).try_collect().await
-        })
+        self.collect(
+            prefix,
+            async move { store.list(folder.as_ref()).try_collect().await },
+        )
     }
 
     /// The objects under `prefix` whose key sorts after `offset`, by ascending key.
@@ -343,9 +339,7 @@ impl Objects {
     fn collect(
         &self,
         prefix: &Prefix,
-        listing: impl Future<Output = object_store::Result<Vec<object_store::ObjectMeta>>>
-        + Send
-        + 'static,
+        listing: impl Future<Output = object_store::Result<Vec<object_store::ObjectMeta>>> + Send + 'static,
     ) -> Result<Vec<Listed>> {
         let metas = self
             .driver
@@ -451,12 +445,7 @@ impl Objects {
         }
     }
 
-    fn failed(
-        &self,
-        action: &'static str,
-        key: &dyn fmt::Display,
-        error: object_store::Error,
-    ) -> StoreError {
+    fn failed(&self, action: &'static str, key: &dyn fmt::Display, error: object_store::Error) -> StoreError {
         outcome::describe(&self.location, action, key, error)
     }
 }

@@ -35,9 +35,7 @@ impl Objects {
             }
             Err(e) => return Err(unusable("open", location, e)),
         }
-        let root = root
-            .canonicalize()
-            .map_err(|e| unusable("open", location, e))?;
+        let root = root.canonicalize().map_err(|e| unusable("open", location, e))?;
         let files = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| outcome::describe(location, "open", &"the folder", e))?
             .with_fsync(true);
@@ -54,13 +52,11 @@ impl Objects {
     /// `Input` as for `open`; `Backend` if the folder cannot be made.
     pub fn open_or_make(location: &str) -> Result<Self> {
         make_folder(&local_path(location)?).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
-                StoreError::input(
-                    location,
-                    "a file stands in the way, a store is a folder",
-                    "Choose another path",
-                )
-            }
+            std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => StoreError::input(
+                location,
+                "a file stands in the way, a store is a folder",
+                "Choose another path",
+            ),
             _ => unusable("make", location, e),
         })?;
         Self::open(location)
@@ -148,10 +144,7 @@ mod tests {
     fn locations() {
         assert_eq!(local_path("a/b").unwrap(), PathBuf::from("a/b"));
         assert_eq!(local_path("file:///a%20b").unwrap(), PathBuf::from("/a b"));
-        assert_eq!(
-            local_path("file://localhost/a").unwrap(),
-            PathBuf::from("/a")
-        );
+        assert_eq!(local_path("file://localhost/a").unwrap(), PathBuf::from("/a"));
         for (bad, reason) in [
             ("", "empty"),
             ("s3://bucket/x", "not built in yet"),

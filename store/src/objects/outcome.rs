@@ -69,12 +69,7 @@ fn io_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
 }
 
 /// The error of this crate for a failed `action` on `key`.
-pub(super) fn describe(
-    location: &str,
-    action: &'static str,
-    key: &dyn Display,
-    error: Error,
-) -> StoreError {
+pub(super) fn describe(location: &str, action: &'static str, key: &dyn Display, error: Error) -> StoreError {
     if matches!(error, Error::NotFound { .. }) {
         return StoreError::not_found(
             format!("{key} in {location}"),
@@ -82,9 +77,7 @@ pub(super) fn describe(
         );
     }
     let hint = match (&error, io_cause(&error).map(io::Error::kind)) {
-        (_, Some(kind)) if is_full(kind) => {
-            "Free some space and run the command again: nothing was lost"
-        }
+        (_, Some(kind)) if is_full(kind) => "Free some space and run the command again: nothing was lost",
         (_, Some(ErrorKind::ReadOnlyFilesystem)) => {
             "The file system is read-only: mount it writable and run the command again"
         }
@@ -132,10 +125,7 @@ mod tests {
     #[test]
     fn a_timeout_is_unknown() {
         assert_eq!(Doubt::of(&generic(ErrorKind::TimedOut)), Doubt::Unknown);
-        assert_eq!(
-            Doubt::of(&generic(ErrorKind::ConnectionReset)),
-            Doubt::Unknown
-        );
+        assert_eq!(Doubt::of(&generic(ErrorKind::ConnectionReset)), Doubt::Unknown);
         let opaque = Error::Generic {
             store: "test",
             source: "503".into(),

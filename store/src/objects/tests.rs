@@ -25,10 +25,7 @@ fn on_every_backend(check: impl Fn(&Objects)) {
 fn reads() {
     on_every_backend(|objects| {
         let key = slot(7);
-        assert!(matches!(
-            objects.get(&key),
-            Err(StoreError::NotFound { .. })
-        ));
+        assert!(matches!(objects.get(&key), Err(StoreError::NotFound { .. })));
         assert_eq!(objects.head(&key).unwrap(), None);
         assert!(matches!(
             objects.get_range(&key, 0..1),
@@ -70,10 +67,7 @@ fn content_puts_are_idempotent() {
     on_every_backend(|objects| {
         let bytes = Bytes::from_static(b"pack");
         let key = Key::Pack(PackId::of(&bytes));
-        assert_eq!(
-            objects.put_content(&key, bytes.clone()).unwrap(),
-            Created::New
-        );
+        assert_eq!(objects.put_content(&key, bytes.clone()).unwrap(), Created::New);
         assert_eq!(
             objects.put_content(&key, bytes.clone()).unwrap(),
             Created::AlreadyExists
@@ -91,24 +85,17 @@ fn content_puts_are_idempotent() {
 fn listings() {
     on_every_backend(|objects| {
         for seq in [3, 0, 2, 1] {
-            objects
-                .create(&slot(seq), Bytes::from_static(b"s"))
-                .unwrap();
+            objects.create(&slot(seq), Bytes::from_static(b"s")).unwrap();
         }
         let near: RunName = "r2".parse().unwrap();
         objects
             .create(&Key::Slot(near, 9), Bytes::from_static(b"s"))
             .unwrap();
         let manifest = Key::Manifest(ManifestId::from_bytes([0xab; 32]));
-        objects
-            .put_content(&manifest, Bytes::from_static(b"m"))
-            .unwrap();
+        objects.put_content(&manifest, Bytes::from_static(b"m")).unwrap();
 
         let run = Prefix::Slots("r".parse().unwrap());
-        assert_eq!(
-            objects.list_newest(&run, 2).unwrap(),
-            vec![slot(3), slot(2)]
-        );
+        assert_eq!(objects.list_newest(&run, 2).unwrap(), vec![slot(3), slot(2)]);
         assert_eq!(objects.list_newest(&run, 99).unwrap().len(), 4);
         let keys = |listed: Vec<Listed>| listed.into_iter().map(|l| l.key).collect::<Vec<_>>();
         assert_eq!(
@@ -123,12 +110,7 @@ fn listings() {
             keys(objects.list(&Prefix::ManifestsUnder(0xab)).unwrap()),
             vec![manifest]
         );
-        assert!(
-            objects
-                .list(&Prefix::ManifestsUnder(0xac))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(objects.list(&Prefix::ManifestsUnder(0xac)).unwrap().is_empty());
         assert_eq!(objects.list_folders(&Prefix::Runs).unwrap(), ["r", "r2"]);
         assert!(
             objects
@@ -163,9 +145,7 @@ fn callable_from_anywhere() {
         for seq in 0..8 {
             let objects = objects.clone();
             s.spawn(move |_| {
-                objects
-                    .create(&slot(seq), Bytes::from_static(b"s"))
-                    .unwrap();
+                objects.create(&slot(seq), Bytes::from_static(b"s")).unwrap();
             });
         }
     });

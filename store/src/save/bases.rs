@@ -53,7 +53,8 @@ impl ByName {
         let pack = |&i: &u32| manifest.packs[i as usize];
         for t in &manifest.tensors {
             by.contents.push((t.id, t.dtype, t.len_bytes));
-            by.hints.insert(*t.id.as_bytes(), t.packs.iter().map(pack).collect());
+            by.hints
+                .insert(*t.id.as_bytes(), t.packs.iter().map(pack).collect());
         }
         for b in &manifest.blobs {
             by.blob_ids.push(b.id);
@@ -65,7 +66,8 @@ impl ByName {
                 FileContent::Opaque { blobs, .. } => blobs,
                 FileContent::Safetensors { header, tensors } => {
                     for t in tensors {
-                        by.tensors.insert((file.path.clone(), t.name.clone()), t.tensor as usize);
+                        by.tensors
+                            .insert((file.path.clone(), t.name.clone()), t.tensor as usize);
                         by.tensors_by_name.insert(t.name.clone(), t.tensor as usize);
                     }
                     header
@@ -84,7 +86,11 @@ impl<'s> Bases<'s> {
     ///
     /// # Errors
     /// As for reading the run's history.
-    pub(super) fn new(store: &'s Store, newest: Option<&StoredSlot>, parent: Option<ManifestId>) -> Result<Self> {
+    pub(super) fn new(
+        store: &'s Store,
+        newest: Option<&StoredSlot>,
+        parent: Option<ManifestId>,
+    ) -> Result<Self> {
         let mut candidates = Vec::new();
         if let Some(newest) = newest {
             candidates.push(newest.slot.manifest);
@@ -97,7 +103,11 @@ impl<'s> Bases<'s> {
             }
         }
         candidates.extend(parent);
-        Ok(Self { store, candidates, loaded: Mutex::default() })
+        Ok(Self {
+            store,
+            candidates,
+            loaded: Mutex::default(),
+        })
     }
 
     fn load(&self, id: ManifestId) -> Result<std::sync::Arc<ByName>> {
@@ -120,7 +130,9 @@ impl<'s> Bases<'s> {
 
     /// Packs that the run's newest checkpoint names for this content.
     pub(super) fn hints(&self, content: &[u8; 32]) -> Result<Vec<PackId>> {
-        let Some(&newest) = self.candidates.first() else { return Ok(Vec::new()) };
+        let Some(&newest) = self.candidates.first() else {
+            return Ok(Vec::new());
+        };
         Ok(self.load(newest)?.hints.get(content).cloned().unwrap_or_default())
     }
 
@@ -128,18 +140,31 @@ impl<'s> Bases<'s> {
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(super) fn of_tensor(&self, tensor: &TensorSource, slices: u32, max_depth: u8) -> Result<Option<ChosenBase>> {
+    pub(super) fn of_tensor(
+        &self,
+        tensor: &TensorSource,
+        slices: u32,
+        max_depth: u8,
+    ) -> Result<Option<ChosenBase>> {
         for &candidate in &self.candidates {
             let by = self.load(candidate)?;
             let exact = tensor.names.iter().find_map(|n| by.tensors.get(n));
-            let found = exact.or_else(|| tensor.names.iter().find_map(|(_, name)| by.tensors_by_name.get(name)));
-            let Some(&(id, dtype, len_bytes)) = found.and_then(|&i| by.contents.get(i)) else { continue };
+            let found = exact.or_else(|| {
+                tensor
+                    .names
+                    .iter()
+                    .find_map(|(_, name)| by.tensors_by_name.get(name))
+            });
+            let Some(&(id, dtype, len_bytes)) = found.and_then(|&i| by.contents.get(i)) else {
+                continue;
+            };
             if (dtype, len_bytes) != (tensor.dtype, tensor.len_bytes) {
                 continue;
             }
             let hints = by.hints.get(id.as_bytes()).cloned().unwrap_or_default();
-            let chains: Result<Vec<Vec<Piece>>> =
-                (0..slices).map(|s| self.store.catalog.chain(self.store.objects(), id, s, &hints)).collect();
+            let chains: Result<Vec<Vec<Piece>>> = (0..slices)
+                .map(|s| self.store.catalog.chain(self.store.objects(), id, s, &hints))
+                .collect();
             let chains = match chains {
                 Ok(chains) => chains,
                 Err(error @ StoreError::Corrupt { .. }) => {
@@ -148,7 +173,12 @@ impl<'s> Bases<'s> {
                 }
                 Err(error) => return Err(error),
             };
-            let rank = chains.iter().filter_map(|c| c.last()).map(|p| p.entry().rank).max().unwrap_or(0);
+            let rank = chains
+                .iter()
+                .filter_map(|c| c.last())
+                .map(|p| p.entry().rank)
+                .max()
+                .unwrap_or(0);
             if rank < max_depth {
                 return Ok(Some(ChosenBase { id, chains }));
             }
@@ -161,11 +191,18 @@ impl<'s> Bases<'s> {
     /// # Errors
     /// `Backend` if the store cannot be read.
     pub(super) fn of_blob(&self, blob: &BlobSource) -> Result<Option<(BlobId, Piece)>> {
-        let Some(&newest) = self.candidates.first() else { return Ok(None) };
+        let Some(&newest) = self.candidates.first() else {
+            return Ok(None);
+        };
         let by = self.load(newest)?;
-        let Some(&id) = by.blobs.get(&blob.place).and_then(|&i| by.blob_ids.get(i)) else { return Ok(None) };
+        let Some(&id) = by.blobs.get(&blob.place).and_then(|&i| by.blob_ids.get(i)) else {
+            return Ok(None);
+        };
         let hints = self.hints(id.as_bytes())?;
-        let piece = self.store.catalog.blob(self.store.objects(), id.as_bytes(), &hints)?;
+        let piece = self
+            .store
+            .catalog
+            .blob(self.store.objects(), id.as_bytes(), &hints)?;
         Ok(piece.filter(|p| p.entry().rank < MAX_BLOB_RANK).map(|p| (id, p)))
     }
 }

@@ -30,16 +30,35 @@ pub(super) fn store_blobs(
     let mut known = Vec::with_capacity(checkpoint.blobs.len());
     for blob in &checkpoint.blobs {
         let id = blob.id.as_bytes();
-        let found = store.catalog.find(store.objects(), id, BLOB_PART, &bases.hints(id)?)?;
+        let found = store
+            .catalog
+            .find(store.objects(), id, BLOB_PART, &bases.hints(id)?)?;
         known.push(found.map(|piece| piece.pack));
     }
-    let new: Vec<&BlobSource> =
-        checkpoint.blobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(blob, _)| blob).collect();
+    let new: Vec<&BlobSource> = checkpoint
+        .blobs
+        .iter()
+        .zip(&known)
+        .filter(|(_, known)| known.is_none())
+        .map(|(blob, _)| blob)
+        .collect();
     for window in windows(&new, |blob| blob.len_bytes as u64) {
-        let packed: Result<Vec<Packed>> = window.par_iter().map(|blob| pack(store, checkpoint, bases, blob)).collect();
+        let packed: Result<Vec<Packed>> = window
+            .par_iter()
+            .map(|blob| pack(store, checkpoint, bases, blob))
+            .collect();
         for (blob, packed) in window.iter().zip(packed?) {
-            let content = Content::Blob { len_bytes: blob.len_bytes as u64, codec: packed.codec };
-            packs.add(*blob.id.as_bytes(), content, packed.base, packed.rank, &packed.bytes)?;
+            let content = Content::Blob {
+                len_bytes: blob.len_bytes as u64,
+                codec: packed.codec,
+            };
+            packs.add(
+                *blob.id.as_bytes(),
+                content,
+                packed.base,
+                packed.rank,
+                &packed.bytes,
+            )?;
             progress.advance(blob.len_bytes as u64);
         }
     }
@@ -65,14 +84,27 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
         && let Some(packed) = compress(&bytes, &prefix)
         && alone.as_ref().is_none_or(|alone| packed.len() < alone.len())
     {
-        let base = Some(BaseRef { id: *id.as_bytes(), packs: vec![piece.pack] });
-        return Ok(Packed { bytes: packed, codec: BlobCodec::Zstd, base, rank: piece.entry().rank + 1 });
+        let base = Some(BaseRef {
+            id: *id.as_bytes(),
+            packs: vec![piece.pack],
+        });
+        return Ok(Packed {
+            bytes: packed,
+            codec: BlobCodec::Zstd,
+            base,
+            rank: piece.entry().rank + 1,
+        });
     }
     let (bytes, codec) = match alone {
         Some(packed) => (packed, BlobCodec::Zstd),
         None => (bytes, BlobCodec::Plain),
     };
-    Ok(Packed { bytes, codec, base: None, rank: 0 })
+    Ok(Packed {
+        bytes,
+        codec,
+        base: None,
+        rank: 0,
+    })
 }
 
 fn prefix(store: &Store, id: BlobId, piece: &Piece) -> Result<Option<Vec<u8>>> {

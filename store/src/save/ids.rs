@@ -48,8 +48,14 @@ pub(super) struct BlobSource {
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     Directory,
-    Opaque { digest: [u8; ID_LEN], blobs: Vec<u32> },
-    Safetensors { header: Vec<u32>, tensors: Vec<(String, Vec<u64>, u32)> },
+    Opaque {
+        digest: [u8; ID_LEN],
+        blobs: Vec<u32>,
+    },
+    Safetensors {
+        header: Vec<u32>,
+        tensors: Vec<(String, Vec<u64>, u32)>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -88,8 +94,13 @@ struct Hashed {
 /// A file that was looked at: where its jobs begin, and what they make.
 enum Plan {
     Directory,
-    Opaque { jobs: std::ops::Range<usize> },
-    Safetensors { header: std::ops::Range<usize>, tensors: Vec<PlannedTensor> },
+    Opaque {
+        jobs: std::ops::Range<usize>,
+    },
+    Safetensors {
+        header: std::ops::Range<usize>,
+        tensors: Vec<PlannedTensor>,
+    },
 }
 
 struct PlannedTensor {
@@ -134,13 +145,20 @@ impl Checkpoint {
                     .collect();
                 Plan::Safetensors { header, tensors }
             } else {
-                Plan::Opaque { jobs: plan_blobs(&mut jobs, number, 0, source.len_bytes()) }
+                Plan::Opaque {
+                    jobs: plan_blobs(&mut jobs, number, 0, source.len_bytes()),
+                }
             };
             sources.push(source);
             plans.push((file, number, plan));
         }
         let hashed = hash(&sources, &jobs, progress)?;
-        let mut checkpoint = Self { sources, files: Vec::new(), tensors: Vec::new(), blobs: Vec::new() };
+        let mut checkpoint = Self {
+            sources,
+            files: Vec::new(),
+            tensors: Vec::new(),
+            blobs: Vec::new(),
+        };
         let mut contents = Contents::default();
         for (file, source, plan) in plans {
             let content = match plan {
@@ -149,7 +167,10 @@ impl Checkpoint {
                     let parts: Vec<SubtreeHash> = hashed[range.clone()].iter().map(|h| h.part).collect();
                     let digest = merge_subtrees(&parts).unwrap_or_else(|| TensorId::of(&[]));
                     let blobs = contents.blobs(&mut checkpoint.blobs, &file.path, range, &jobs, &hashed);
-                    Content::Opaque { digest: *digest.as_bytes(), blobs }
+                    Content::Opaque {
+                        digest: *digest.as_bytes(),
+                        blobs,
+                    }
                 }
                 Plan::Safetensors { header, tensors } => {
                     let header = contents.blobs(&mut checkpoint.blobs, &file.path, header, &jobs, &hashed);
@@ -160,7 +181,11 @@ impl Checkpoint {
                     Content::Safetensors { header, tensors }
                 }
             };
-            checkpoint.files.push(FileEntry { path: file.path.clone(), mode: file.mode, content });
+            checkpoint.files.push(FileEntry {
+                path: file.path.clone(),
+                mode: file.mode,
+                content,
+            });
         }
         Ok(checkpoint)
     }
@@ -228,7 +253,9 @@ impl Contents {
             });
             u32::try_from(list.len() - 1).unwrap_or(u32::MAX)
         });
-        list[index as usize].names.push((path.to_owned(), planned.name.clone()));
+        list[index as usize]
+            .names
+            .push((path.to_owned(), planned.name.clone()));
         (planned.name, planned.shape, index)
     }
 }

@@ -117,10 +117,16 @@ impl Store {
         let bases = bases::Bases::new(self, newest.as_ref(), request.parent)?;
         let mut packs = writer::PackQueue::new(self);
         progress.start(Stage::Encode, checkpoint.raw_bytes());
-        let mut tensors = tensors::store_tensors(self, &checkpoint, &bases, request.max_depth, &mut packs, progress)?;
+        let mut tensors =
+            tensors::store_tensors(self, &checkpoint, &bases, request.max_depth, &mut packs, progress)?;
         let blobs = blobs::store_blobs(self, &checkpoint, &bases, &mut packs, progress)?;
         let written_bytes = packs.finish()?;
-        for (tensor, stored) in checkpoint.tensors.iter().zip(&mut tensors).filter(|(_, stored)| stored.is_new) {
+        for (tensor, stored) in checkpoint
+            .tensors
+            .iter()
+            .zip(&mut tensors)
+            .filter(|(_, stored)| stored.is_new)
+        {
             stored.packs = packs.packs_of(tensor.id.as_bytes());
         }
         let blobs: Vec<PackId> = checkpoint
@@ -163,7 +169,10 @@ impl Store {
             created_unix_ms: manifest.created_unix_ms,
             totals,
         };
-        let options = CommitOptions { replace: request.replace, expect_parent: request.expect_parent };
+        let options = CommitOptions {
+            replace: request.replace,
+            expect_parent: request.expect_parent,
+        };
         let outcome = commit::commit(self.objects(), &request.run, &new, &options)?;
         self.catalog.flush();
         let report = |seq, already_there, manifest_id, stored_bytes| SaveReport {
@@ -199,7 +208,12 @@ struct StoredTensor {
 }
 
 /// Fills in what the checkpoint holds and where it is.
-fn fill(mut manifest: Manifest, checkpoint: &Checkpoint, tensors: &[StoredTensor], blobs: &[PackId]) -> Manifest {
+fn fill(
+    mut manifest: Manifest,
+    checkpoint: &Checkpoint,
+    tensors: &[StoredTensor],
+    blobs: &[PackId],
+) -> Manifest {
     let mut index_of = HashMap::new();
     let mut packs = Vec::new();
     let mut index = |pack: PackId| -> u32 {
@@ -221,13 +235,20 @@ fn fill(mut manifest: Manifest, checkpoint: &Checkpoint, tensors: &[StoredTensor
         });
     }
     for (blob, &pack) in checkpoint.blobs.iter().zip(blobs) {
-        manifest.blobs.push(BlobRecord { id: blob.id, len_bytes: blob.len_bytes as u64, pack: index(pack) });
+        manifest.blobs.push(BlobRecord {
+            id: blob.id,
+            len_bytes: blob.len_bytes as u64,
+            pack: index(pack),
+        });
     }
     manifest.packs = packs;
     for file in &checkpoint.files {
         let content = match &file.content {
             Content::Directory => FileContent::Directory,
-            Content::Opaque { digest, blobs } => FileContent::Opaque { digest: *digest, blobs: blobs.clone() },
+            Content::Opaque { digest, blobs } => FileContent::Opaque {
+                digest: *digest,
+                blobs: blobs.clone(),
+            },
             Content::Safetensors { header, tensors } => FileContent::Safetensors {
                 header: header.clone(),
                 tensors: tensors
@@ -240,7 +261,11 @@ fn fill(mut manifest: Manifest, checkpoint: &Checkpoint, tensors: &[StoredTensor
                     .collect(),
             },
         };
-        manifest.files.push(FileRecord { path: file.path.clone(), mode: file.mode, content });
+        manifest.files.push(FileRecord {
+            path: file.path.clone(),
+            mode: file.mode,
+            content,
+        });
     }
     manifest
 }

@@ -61,7 +61,12 @@ pub(super) fn store_tensors(
         for (slice, range) in (0u32..).zip(ranges) {
             #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
             let len_bytes = ((range.end - range.start) * word) as usize;
-            jobs.push(Job { tensor: number, slice, offset_bytes: range.start * word, len_bytes });
+            jobs.push(Job {
+                tensor: number,
+                slice,
+                offset_bytes: range.start * word,
+                len_bytes,
+            });
         }
     }
     let mut hashes: Vec<Vec<SubtreeHash>> = vec![Vec::new(); checkpoint.tensors.len()];
@@ -84,32 +89,57 @@ pub(super) fn store_tensors(
             record.changed_elems += frame.changed_elems;
             record.max_ulp = record.max_ulp.max(frame.max_ulp);
             hashes[job.tensor].push(frame.hash);
-            let base = base.map(|piece| BaseRef { id: piece.entry().id, packs: vec![piece.pack] });
-            packs.add(*tensor.id.as_bytes(), Content::Slices { first: job.slice }, base, rank, &frame.bytes)?;
+            let base = base.map(|piece| BaseRef {
+                id: piece.entry().id,
+                packs: vec![piece.pack],
+            });
+            packs.add(
+                *tensor.id.as_bytes(),
+                Content::Slices { first: job.slice },
+                base,
+                rank,
+                &frame.bytes,
+            )?;
         }
     }
     for (tensor, hashes) in checkpoint.tensors.iter().zip(&hashes) {
         if !hashes.is_empty() && merge_subtrees(hashes) != Some(tensor.id) {
-            return Err(checkpoint.sources[tensor.source].changed("its tensors are not the ones that were hashed"));
+            return Err(
+                checkpoint.sources[tensor.source].changed("its tensors are not the ones that were hashed")
+            );
         }
     }
     Ok(stored)
 }
 
 /// The record of a tensor that the store already holds.
-fn known(store: &Store, bases: &Bases<'_>, tensor: &TensorSource, slices: u32) -> Result<Option<StoredTensor>> {
+fn known(
+    store: &Store,
+    bases: &Bases<'_>,
+    tensor: &TensorSource,
+    slices: u32,
+) -> Result<Option<StoredTensor>> {
     let id = tensor.id.as_bytes();
     let hints = bases.hints(id)?;
     let mut packs: Vec<PackId> = Vec::new();
     let mut rank = 0;
     for slice in 0..slices {
-        let Some(piece) = store.catalog.find(store.objects(), id, slice, &hints)? else { return Ok(None) };
+        let Some(piece) = store.catalog.find(store.objects(), id, slice, &hints)? else {
+            return Ok(None);
+        };
         if !packs.contains(&piece.pack) {
             packs.push(piece.pack);
         }
         rank = rank.max(piece.entry().rank);
     }
-    Ok(Some(StoredTensor { packs, rank, stored_bytes: 0, changed_elems: 0, max_ulp: 0, is_new: false }))
+    Ok(Some(StoredTensor {
+        packs,
+        rank,
+        stored_bytes: 0,
+        changed_elems: 0,
+        max_ulp: 0,
+        is_new: false,
+    }))
 }
 
 /// Encodes one slice against the base that was chosen, if its bytes can be had.
@@ -122,13 +152,20 @@ fn encode<'c>(
     let tensor = &checkpoint.tensors[job.tensor];
     let source = &checkpoint.sources[tensor.source];
     let bytes = source.read_at(tensor.offset_bytes + job.offset_bytes, job.len_bytes)?;
-    let slice = Slice { dtype: tensor.dtype, total_elems: tensor.elems(), index: job.slice as usize };
+    let slice = Slice {
+        dtype: tensor.dtype,
+        total_elems: tensor.elems(),
+        index: job.slice as usize,
+    };
     if let Some(chosen) = chosen {
         let links = &chosen.chains[job.slice as usize];
         let mut base = vec![0; job.len_bytes];
         match read_slice(store.objects(), chosen.id, links, &mut base) {
             Ok(read) if read.dtype == tensor.dtype => {
-                let base = Base { id: chosen.id, bytes: &base };
+                let base = Base {
+                    id: chosen.id,
+                    bytes: &base,
+                };
                 return Ok((encode_frame(slice, &bytes, Some(base))?, links.last()));
             }
             // Stored under another dtype: the bytes agree, but a chain has one dtype.

@@ -21,7 +21,13 @@ pub(super) struct PackQueue<'s> {
 
 impl<'s> PackQueue<'s> {
     pub(super) fn new(store: &'s Store) -> Self {
-        Self { store, open: PackWriter::default(), pending: Vec::new(), placed: HashMap::new(), written_bytes: 0 }
+        Self {
+            store,
+            open: PackWriter::default(),
+            pending: Vec::new(),
+            placed: HashMap::new(),
+            written_bytes: 0,
+        }
     }
 
     /// Adds a piece; closes the open pack first if it would grow too long.

@@ -25,10 +25,7 @@ pub(crate) fn encode_symbols(entries: &[EncodeEntry], states: &mut [u32]) -> Vec
         let prob_bits = entry >> 24;
         let mut x = states[i % lanes];
         if u64::from(x) >= u64::from(freq) << (31 - prob_bits) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "the low word is what is emitted"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "the low word is what is emitted")]
             words.push(x as u16);
             x >>= 16;
         }

@@ -79,11 +79,7 @@ impl<'a> Frame<'a> {
         match self.header.base_check {
             Some(check) if id.as_bytes().starts_with(&check) => Ok(()),
             Some(check) => Err(CodecError::BaseMismatch {
-                detail: format!(
-                    "the frame was taken against {}…, not {}",
-                    hex(&check),
-                    id.short()
-                ),
+                detail: format!("the frame was taken against {}…, not {}", hex(&check), id.short()),
             }),
             None => Err(CodecError::BaseMismatch {
                 detail: "the frame needs no base".into(),
@@ -189,13 +185,7 @@ impl<'f, 'a> Chain<'f, 'a> {
                     })?;
                 let offset_bytes = offset_bytes + (group * group_bytes) as u64;
                 let whole = header.is_whole() && one_group;
-                let hash = hash_group(
-                    bytes,
-                    Extent {
-                        offset_bytes,
-                        whole,
-                    },
-                );
+                let hash = hash_group(bytes, Extent { offset_bytes, whole });
                 match header.groups.get(group) {
                     Some(expected) if *expected != hash => Err(corrupt(
                         "group digest",
@@ -253,11 +243,7 @@ impl<'f, 'a> Chain<'f, 'a> {
 ///
 /// # Errors
 /// As [`Frame::parse`] and [`Chain::decode`]; `BaseMismatch` if `base` is not what the frame was taken against.
-pub fn decode_frame(
-    frame: &[u8],
-    base: Option<super::Base<'_>>,
-    out: &mut [u8],
-) -> Result<SubtreeHash> {
+pub fn decode_frame(frame: &[u8], base: Option<super::Base<'_>>, out: &mut [u8]) -> Result<SubtreeHash> {
     let frame = Frame::parse(frame)?;
     match &base {
         Some(base) => {
@@ -282,12 +268,7 @@ pub fn decode_frame(
     let mut frames = Vec::with_capacity(2);
     if let Some(base) = base {
         // A base at hand is a chain whose first link is stored as it is.
-        raw = super::encode::raw_frame(
-            frame.dtype(),
-            frame.total_elems(),
-            frame.elems(),
-            base.bytes,
-        );
+        raw = super::encode::raw_frame(frame.dtype(), frame.total_elems(), frame.elems(), base.bytes);
         frames.push(Frame::parse(&raw)?);
     }
     frames.push(frame);

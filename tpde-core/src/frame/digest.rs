@@ -40,10 +40,7 @@ pub(crate) fn merge(parts: &[[u8; 32]], whole: bool) -> [u8; 32] {
         [one] => *one,
         _ => {
             let middle = parts.len().next_power_of_two() / 2;
-            let (left, right) = (
-                merge(&parts[..middle], false),
-                merge(&parts[middle..], false),
-            );
+            let (left, right) = (merge(&parts[..middle], false), merge(&parts[middle..], false));
             if whole {
                 *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()
             } else {
@@ -80,13 +77,7 @@ pub fn tensor_id(bytes: &[u8]) -> TensorId {
 /// The hash of the slice of a tensor of `total_bytes` that starts at `offset_bytes`, a multiple of the slice length.
 pub fn slice_hash(bytes: &[u8], offset_bytes: u64, total_bytes: u64) -> SubtreeHash {
     let whole = bytes.len() as u64 == total_bytes;
-    let hash = hash_group(
-        bytes,
-        Extent {
-            offset_bytes,
-            whole,
-        },
-    );
+    let hash = hash_group(bytes, Extent { offset_bytes, whole });
     if whole {
         SubtreeHash::Whole(TensorId::from_bytes(hash))
     } else {
@@ -111,11 +102,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, part)| slice_hash(part, (i * cut) as u64, bytes.len() as u64))
                 .collect();
-            assert_eq!(
-                merge_subtrees(&parts),
-                Some(tensor_id(&bytes)),
-                "cut at {cut}"
-            );
+            assert_eq!(merge_subtrees(&parts), Some(tensor_id(&bytes)), "cut at {cut}");
         }
         assert_eq!(merge_subtrees(&[SubtreeHash::Part([0; 32])]), None);
     }

@@ -66,10 +66,7 @@ pub struct EncodedFrame {
 pub fn encode_frame(slice: Slice, bytes: &[u8], base: Option<Base<'_>>) -> Result<EncodedFrame> {
     let invalid = |detail: String| CodecError::Invalid { detail };
     if slice.total_elems > MAX_TENSOR_ELEMS {
-        return Err(invalid(format!(
-            "a tensor of {} elements",
-            slice.total_elems
-        )));
+        return Err(invalid(format!("a tensor of {} elements", slice.total_elems)));
     }
     let mut slices = slices_of(slice.dtype, slice.total_elems);
     let count = slices.len();
@@ -116,11 +113,7 @@ impl TileCounts {
     }
 
     fn delta_cost(&self) -> u64 {
-        self.magnitudes
-            .iter()
-            .map(|h| cost::entropy(h))
-            .sum::<u64>()
-            + cost::bits(self.delta_raw_bits)
+        self.magnitudes.iter().map(|h| cost::entropy(h)).sum::<u64>() + cost::bits(self.delta_raw_bits)
     }
 
     fn fresh_cost(&self) -> u64 {
@@ -229,16 +222,13 @@ impl<'a, W: Word> Encoder<'a, W> {
                 .for_each(|i| counts[exponent(W::load(part, i), self.layout) as usize] += 1);
             counts
         };
-        let counts = bytes
-            .par_chunks(self.slice.dtype.tile_bytes())
-            .map(count)
-            .reduce(
-                || vec![0; EXPONENTS],
-                |mut a, b| {
-                    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                    a
-                },
-            );
+        let counts = bytes.par_chunks(self.slice.dtype.tile_bytes()).map(count).reduce(
+            || vec![0; EXPONENTS],
+            |mut a, b| {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                a
+            },
+        );
         Classes::fit(&counts)
     }
 
@@ -324,9 +314,7 @@ impl<'a, W: Word> Encoder<'a, W> {
         if tables.sparse.is_none() && tables.dense.is_none() {
             tables.classes = None;
         }
-        let base = self
-            .base
-            .filter(|_| tiles.iter().any(|(m, _)| m.needs_base()));
+        let base = self.base.filter(|_| tiles.iter().any(|(m, _)| m.needs_base()));
         write_frame(
             self.slice,
             self.elems.clone(),
@@ -373,9 +361,7 @@ impl<'a, W: Word> Encoder<'a, W> {
         if sparse_tiles > 0 {
             let mut masks = vec![[0u32; 2]; MAX_CLASSES];
             for tile in of(Mode::Sparse) {
-                for (mask, (&elems, &changed)) in
-                    masks.iter_mut().zip(tile.elems.iter().zip(&tile.changed))
-                {
+                for (mask, (&elems, &changed)) in masks.iter_mut().zip(tile.elems.iter().zip(&tile.changed)) {
                     mask[0] += elems - changed;
                     mask[1] += changed;
                 }
@@ -463,16 +449,9 @@ fn write_frame(
         }),
         block_log2: BLOCK_LOG2,
         group_log2,
-        groups: if is_whole && one_group {
-            Vec::new()
-        } else {
-            groups
-        },
+        groups: if is_whole && one_group { Vec::new() } else { groups },
         tables,
-        directory: tiles
-            .iter()
-            .map(|(mode, body)| (*mode, body.len()))
-            .collect(),
+        directory: tiles.iter().map(|(mode, body)| (*mode, body.len())).collect(),
     };
     let mut w = Writer::new();
     header.write(&mut w);
@@ -486,12 +465,7 @@ fn write_frame(
 }
 
 /// A frame that holds `bytes` as they are.
-pub(super) fn raw_frame(
-    dtype: Dtype,
-    total_elems: u64,
-    elems: Range<u64>,
-    bytes: &[u8],
-) -> Vec<u8> {
+pub(super) fn raw_frame(dtype: Dtype, total_elems: u64, elems: Range<u64>, bytes: &[u8]) -> Vec<u8> {
     let index = usize::try_from(elems.start).unwrap_or(0) / dtype.slice_elems();
     let tiles: Vec<(Mode, Vec<u8>)> = bytes
         .chunks(dtype.tile_bytes())

@@ -69,11 +69,7 @@ impl Header {
     pub(crate) fn write(&self, w: &mut Writer) {
         w.u8(FRAME_VERSION);
         w.u8(self.dtype.code());
-        w.u8(if self.base_check.is_some() {
-            HAS_BASE
-        } else {
-            0
-        });
+        w.u8(if self.base_check.is_some() { HAS_BASE } else { 0 });
         w.varint(self.total_elems);
         w.varint(self.elems.start / self.dtype.slice_elems() as u64);
         if let Some(check) = self.base_check {
@@ -161,9 +157,7 @@ impl Header {
             let entry = r.varint("tile directory")?;
             let bytes = usize::try_from(entry >> 3).unwrap_or(usize::MAX);
             #[expect(clippy::cast_possible_truncation, reason = "three bits")]
-            header
-                .directory
-                .push((Mode::from_code(entry as u8 & 7)?, bytes));
+            header.directory.push((Mode::from_code(entry as u8 & 7)?, bytes));
         }
         Ok(header)
     }

@@ -7,9 +7,7 @@ use crate::cost;
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
 use crate::rans::mask_table::{log_odds_of, mask_table};
-use crate::rans::table::{
-    DecodeEntry, EncodeEntry, Logs, Table, logs_bits, quantise, read_logs, write_logs,
-};
+use crate::rans::table::{DecodeEntry, EncodeEntry, Logs, Table, logs_bits, quantise, read_logs, write_logs};
 use crate::token::TokenShape;
 use crate::wire::{Reader, Writer};
 
@@ -87,9 +85,7 @@ impl TokenTables {
             self.map.write(w);
         }
         let mut bits = BitWriter::default();
-        self.logs
-            .iter()
-            .for_each(|logs| write_logs(logs, &mut bits));
+        self.logs.iter().for_each(|logs| write_logs(logs, &mut bits));
         w.raw(&bits.into_bytes());
     }
 
@@ -264,9 +260,7 @@ impl FrameTables {
         if flags & HAS_SPARSE != 0 {
             let masks = MaskTables::read(r)?;
             let has_magnitudes = flags & HAS_MAGNITUDES != 0;
-            let magnitudes = has_magnitudes
-                .then(|| TokenTables::read(r, width))
-                .transpose()?;
+            let magnitudes = has_magnitudes.then(|| TokenTables::read(r, width)).transpose()?;
             tables.sparse = Some(SparseTables { masks, magnitudes });
         }
         if flags & HAS_DENSE != 0 {

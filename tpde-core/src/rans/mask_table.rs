@@ -18,8 +18,8 @@ const SPARSE_MAX: u8 = 146;
 pub(crate) const ESCAPE: u8 = 9;
 /// `65536 · 2^(i / 16)`, rounded.
 const SIXTEENTH_OCTAVES: [u64; 16] = [
-    65536, 68438, 71468, 74632, 77936, 81386, 84990, 88752, 92682, 96785, 101070, 105545, 110218,
-    115098, 120194, 125515,
+    65536, 68438, 71468, 74632, 77936, 81386, 84990, 88752, 92682, 96785, 101070, 105545, 110218, 115098,
+    120194, 125515,
 ];
 const ONE: u64 = 1 << 32;
 
@@ -86,9 +86,8 @@ pub(crate) fn log_odds_of(changed: u64, count: u64) -> u8 {
         return 0;
     }
     // The table's probability is monotone in the log-odds: the best cost lies beside the first that is too likely.
-    let above = (1..=u8::MAX).find(|&o| {
-        u128::from(change_probability(o)) * u128::from(count) >= u128::from(changed) << 32
-    });
+    let above = (1..=u8::MAX)
+        .find(|&o| u128::from(change_probability(o)) * u128::from(count) >= u128::from(changed) << 32);
     let above = above.unwrap_or(u8::MAX);
     let cost = |o: u8| {
         let p = change_probability(o);
@@ -124,13 +123,7 @@ mod tests {
     /// Promise: the derived table is within 5 % of the entropy from 0.1 % to 60 % changed.
     #[test]
     fn derived_tables_are_close_to_the_entropy() {
-        for (changed, count) in [
-            (1u64, 1000u64),
-            (20, 1000),
-            (45, 1000),
-            (200, 1000),
-            (600, 1000),
-        ] {
+        for (changed, count) in [(1u64, 1000u64), (20, 1000), (45, 1000), (200, 1000), (600, 1000)] {
             let o = log_odds_of(changed, count);
             let p = changed as f64 / count as f64;
             // Expected counts of each symbol among 8 M elements.

@@ -95,8 +95,7 @@ impl Table {
                 if !self.has(symbol) {
                     return None;
                 }
-                let price =
-                    cost::bits(self.prob_bits.into()) - cost::log2(self.freqs[symbol].into());
+                let price = cost::bits(self.prob_bits.into()) - cost::log2(self.freqs[symbol].into());
                 cost += u64::from(count) * price;
             }
         }
@@ -171,11 +170,7 @@ fn span(logs: &[u8]) -> std::ops::RangeInclusive<usize> {
 }
 
 fn best_order(logs: &[u8]) -> (u32, u64) {
-    let bits = |order| {
-        steps(logs)
-            .map(|s| u64::from(golomb_bits(s, order)))
-            .sum::<u64>()
-    };
+    let bits = |order| steps(logs).map(|s| u64::from(golomb_bits(s, order))).sum::<u64>();
     (0..=MAX_ORDER)
         .map(|order| (order, bits(order)))
         .min_by_key(|&(_, bits)| bits)
@@ -214,10 +209,7 @@ pub(crate) fn read_logs(r: &mut BitReader<'_>, symbols: usize) -> Result<Logs> {
     #[expect(clippy::cast_possible_truncation, reason = "2-bit field")]
     let order = r.get(2) as u32;
     if first > last || last >= symbols {
-        return Err(corrupt(
-            WHAT,
-            format!("symbols {first}..={last} of {symbols}"),
-        ));
+        return Err(corrupt(WHAT, format!("symbols {first}..={last} of {symbols}")));
     }
     let mut logs = vec![0u8; symbols];
     let mut log = i64::from(FIRST_LOG);

@@ -20,9 +20,7 @@ pub(crate) fn encode<W: Word>(new: &[u8], base: &[u8], cx: EncodeContext<'_>) ->
             if !set.has(class, token.symbol as usize) {
                 return None;
             }
-            stream.symbol(
-                cx.entries.dense[usize::from(set.map.table_of[class])][token.symbol as usize],
-            );
+            stream.symbol(cx.entries.dense[usize::from(set.map.table_of[class])][token.symbol as usize]);
             if magnitude != 0 {
                 stream.raw(sign, 1);
                 stream.raw(token.raw, token.raw_bits);
@@ -33,12 +31,7 @@ pub(crate) fn encode<W: Word>(new: &[u8], base: &[u8], cx: EncodeContext<'_>) ->
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(
-    body: &[u8],
-    base: &[u8],
-    out: &mut [u8],
-    cx: DecodeContext<'_>,
-) -> Result<()> {
+pub(crate) fn decode<W: Word>(body: &[u8], base: &[u8], out: &mut [u8], cx: DecodeContext<'_>) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.dense, cx.tables.classes) else {
         return Err(no_tables(Mode::Dense));
     };

@@ -52,9 +52,7 @@ fn join<W: Word>(number: u64, raw: u64, origin: u32, layout: Layout) -> W {
             let exponent = u64::from(origin).wrapping_sub(number) & ((1 << exponent_bits) - 1);
             let mantissa = raw & ((1 << mantissa_bits) - 1);
             let sign = raw >> mantissa_bits;
-            W::narrow(
-                mantissa | exponent << mantissa_bits | sign << (exponent_bits + mantissa_bits),
-            )
+            W::narrow(mantissa | exponent << mantissa_bits | sign << (exponent_bits + mantissa_bits))
         }
         Layout::Signed => {
             let mask = (number & 1).wrapping_neg();

@@ -40,13 +40,7 @@ pub enum Mode {
 
 impl Mode {
     /// All modes, by code.
-    pub const ALL: [Self; 5] = [
-        Self::Same,
-        Self::Sparse,
-        Self::Dense,
-        Self::Fresh,
-        Self::Raw,
-    ];
+    pub const ALL: [Self; 5] = [Self::Same, Self::Sparse, Self::Dense, Self::Fresh, Self::Raw];
 
     pub(crate) fn from_code(code: u8) -> Result<Self> {
         Self::ALL
@@ -157,12 +151,7 @@ pub(crate) struct EncodeContext<'a> {
 }
 
 /// Encodes `new` with `mode`; `None` if the frame's tables cannot (a symbol that they lack, or no tables).
-pub(crate) fn encode<W: Word>(
-    mode: Mode,
-    new: &[u8],
-    base: &[u8],
-    cx: EncodeContext<'_>,
-) -> Option<Vec<u8>> {
+pub(crate) fn encode<W: Word>(mode: Mode, new: &[u8], base: &[u8], cx: EncodeContext<'_>) -> Option<Vec<u8>> {
     match mode {
         Mode::Same => (new == base).then(Vec::new),
         Mode::Sparse => sparse::encode::<W>(new, base, cx),

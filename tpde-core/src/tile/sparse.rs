@@ -68,8 +68,7 @@ pub(crate) fn encode<W: Word>(new: &[u8], base: &[u8], cx: EncodeContext<'_>) ->
             return None;
         }
         stream.symbol(
-            cx.entries.magnitudes[usize::from(magnitudes.map.table_of[class])]
-                [token.symbol as usize],
+            cx.entries.magnitudes[usize::from(magnitudes.map.table_of[class])][token.symbol as usize],
         );
         stream.raw(sign, 1);
         stream.raw(token.raw, token.raw_bits);
@@ -122,10 +121,7 @@ impl Masks {
                         ESCAPE => match escapes.next() {
                             Some(&b) if b.count_ones() > 1 => b,
                             _ => {
-                                return Err(corrupt(
-                                    WHAT,
-                                    "an escape has no byte, or one that needs none",
-                                ));
+                                return Err(corrupt(WHAT, "an escape has no byte, or one that needs none"));
                             }
                         },
                         one => 1 << (one - 1),
@@ -145,12 +141,7 @@ impl Masks {
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(
-    body: &[u8],
-    base: &[u8],
-    out: &mut [u8],
-    cx: DecodeContext<'_>,
-) -> Result<()> {
+pub(crate) fn decode<W: Word>(body: &[u8], base: &[u8], out: &mut [u8], cx: DecodeContext<'_>) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.sparse, cx.tables.classes) else {
         return Err(no_tables(Mode::Sparse));
     };
