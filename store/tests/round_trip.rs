@@ -163,3 +163,127 @@ fn long_and_shared_tensors() {
         same_tree(source, &back);
     }
 }
+
+/// Promise: verify finds a flipped byte in a pack at every level that reads it, names what it harms, and is silent on a sound
+/// store; a missing pack is found by the quickest level.
+#[test]
+fn verify_finds_damage() {
+    use tpde_store::{VerifyLevel, VerifyRequest};
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    safetensors(
+        &out.join("m.safetensors"),
+        &[("w", "BF16", vec![70_000], weights(70_000, 1))],
+    );
+    fs::write(out.join("a.txt"), "hello hello").unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    save(&store(), &out, 1).unwrap();
+    let verify = |level| {
+        store()
+            .verify(&VerifyRequest { level, only: None }, &Silent)
+            .unwrap()
+    };
+    let sound = verify(VerifyLevel::Restore);
+    assert_eq!((sound.runs, sound.checkpoints, sound.packs), (1, 1, 1));
+    assert_eq!(sound.problems, []);
+
+    let mut packs = Vec::new();
+    for folder in fs::read_dir(place.join("packs")).unwrap() {
+        packs.extend(
+            fs::read_dir(folder.unwrap().path())
+                .unwrap()
+                .map(|f| f.unwrap().path()),
+        );
+    }
+    let pack = &packs[0];
+    let good = fs::read(pack).unwrap();
+    let mut bad = good.clone();
+    bad[60_000] ^= 4;
+    fs::set_permissions(pack, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(pack, &bad).unwrap();
+    assert_eq!(verify(VerifyLevel::Quick).problems, []);
+    assert_eq!(verify(VerifyLevel::ReadData).problems.len(), 1);
+    let problems = verify(VerifyLevel::Restore).problems;
+    assert!(problems.iter().any(|p| p.object == "run@1"), "{problems:?}");
+    let error = restore(&store(), "run@1", &dir.path().join("back")).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert_eq!(
+        fs::read_dir(dir.path().join("back")).unwrap().count(),
+        0,
+        "a file was left behind"
+    );
+
+    fs::remove_file(pack).unwrap();
+    assert!(
+        verify(VerifyLevel::Quick)
+            .problems
+            .iter()
+            .any(|p| p.object == "run@1")
+    );
+    // What is lost is saved again, and does not lean on what is damaged.
+    fs::write(out.join("a.txt"), "hello again").unwrap();
+    save(&store(), &out, 2).unwrap();
+    restore(&store(), "run@2", &dir.path().join("back2")).unwrap();
+    same_tree(&out, &dir.path().join("back2"));
+}
+
+/// Promise: diff tells what changed, by how much, and what came and went.
+#[test]
+fn diff_and_stats() {
+    use tpde_store::{Change, FileChange};
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    fs::create_dir(&a).unwrap();
+    fs::create_dir(&b).unwrap();
+    let w = weights(1000, 1);
+    let mut v = w.clone();
+    v[10] ^= 1;
+    v[20] ^= 2;
+    let bf16 = |name, bytes: &Vec<u8>| (name, "BF16", vec![1000], bytes.clone());
+    safetensors(
+        &a.join("m.safetensors"),
+        &[bf16("gone", &w), bf16("same", &w), bf16("w", &w), bf16("x", &w)],
+    );
+    safetensors(
+        &b.join("m.safetensors"),
+        &[
+            bf16("new", &w),
+            bf16("same", &w),
+            bf16("w", &v),
+            ("x", "F16", vec![1000], w.clone()),
+        ],
+    );
+    fs::write(a.join("gone.txt"), "1").unwrap();
+    fs::write(b.join("new.txt"), "22").unwrap();
+    let store = memory_store();
+    save(&store, &a, 1).unwrap();
+    save(&store, &b, 2).unwrap();
+    let id = |r: &str| store.resolve(r).unwrap().manifest;
+    let diff = store.diff(id("run@1"), id("run@2"), &Silent).unwrap();
+    let of = |name: &str| diff.tensors.iter().find(|t| t.name == name).unwrap().change;
+    assert_eq!(
+        (of("gone"), of("same"), of("new"), of("x")),
+        (Change::Removed, Change::Same, Change::Added, Change::Retyped)
+    );
+    let Change::Changed(c) = of("w") else {
+        panic!("{:?}", of("w"))
+    };
+    assert_eq!((c.elems, c.changed, c.max_ulp), (1000, 2, 2));
+    let files: Vec<_> = diff.files.iter().map(|f| (f.path.as_str(), f.change)).collect();
+    use FileChange::{Added, Changed, Removed};
+    assert_eq!(
+        files,
+        [
+            ("gone.txt", Removed),
+            ("m.safetensors", Changed),
+            ("new.txt", Added)
+        ]
+    );
+
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.runs[0].checkpoints, stats.manifests), (2, 2));
+    assert!(stats.stored_bytes() > 0 && stats.raw_bytes() > 16_000);
+}

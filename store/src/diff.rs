@@ -1,0 +1,222 @@
+//! Diff: how two checkpoints differ, tensor by tensor and file by file.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use tpde_core::{Comparison, Dtype, compare};
+
+use crate::content::read_slice;
+use crate::error::Result;
+use crate::ids::ManifestId;
+use crate::manifest::{FileContent, Manifest, NamedTensor, TensorRecord};
+use crate::progress::{Progress, Stage};
+use crate::restore::{hints, slices};
+use crate::save::ids::windows;
+use crate::store::Store;
+
+/// What became of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// The same bytes.
+    Same,
+    /// Other values.
+    Changed(Comparison),
+    /// Only the new checkpoint has it.
+    Added,
+    /// Only the old checkpoint has it.
+    Removed,
+    /// Another dtype or shape.
+    Retyped,
+}
+
+/// One tensor of either checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorDiff {
+    /// Path of its file.
+    pub file: String,
+    /// Its name there.
+    pub name: String,
+    /// Element type; the old one's if it was removed.
+    pub dtype: Dtype,
+    /// Shape; the old one's if it was removed.
+    pub shape: Vec<u64>,
+    /// What became of it.
+    pub change: Change,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileChange {
+    /// The same bytes and permissions.
+    Same,
+    /// Other bytes or permissions.
+    Changed,
+    /// Only the new checkpoint has it.
+    Added,
+    /// Only the old checkpoint has it.
+    Removed,
+}
+
+/// One file of either checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDiff {
+    /// Its path.
+    pub path: String,
+    /// What became of it.
+    pub change: FileChange,
+    /// Bytes in the old checkpoint.
+    pub old_bytes: u64,
+    /// Bytes in the new checkpoint.
+    pub new_bytes: u64,
+}
+
+/// How two checkpoints differ.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Diff {
+    /// Every tensor of either, by file and name.
+    pub tensors: Vec<TensorDiff>,
+    /// Every file of either, by path.
+    pub files: Vec<FileDiff>,
+}
+
+/// A tensor as a manifest has it.
+type Side<'m> = (&'m NamedTensor, &'m TensorRecord);
+
+/// One slice of a pair that is to be compared.
+struct Job {
+    diff: usize,
+    old: usize,
+    new: usize,
+    slice: u32,
+    len_bytes: usize,
+}
+
+impl Store {
+    /// Compares two checkpoints. Only tensors whose ids differ are decoded.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`: one of them cannot be read.
+    pub fn diff(&self, old: ManifestId, new: ManifestId, progress: &dyn Progress) -> Result<Diff> {
+        let (old, new) = (self.manifest(old)?, self.manifest(new)?);
+        let mut diff = Diff {
+            tensors: Vec::new(),
+            files: diff_files(&old, &new),
+        };
+        let mut jobs = Vec::new();
+        for ((file, name), (a, b)) in pairs(tensors(&old), tensors(&new)) {
+            let (named, record) = match (b, a) {
+                (Some(side), _) | (None, Some(side)) => side,
+                (None, None) => continue,
+            };
+            let change = match (a, b) {
+                (Some((old_named, old_record)), Some((new_named, new_record))) => {
+                    if (old_record.dtype, &old_named.shape) != (new_record.dtype, &new_named.shape) {
+                        Change::Retyped
+                    } else if old_record.id == new_record.id {
+                        Change::Same
+                    } else {
+                        jobs.extend(slices(new_record).map(|(slice, _, len_bytes)| Job {
+                            diff: diff.tensors.len(),
+                            old: old_named.tensor as usize,
+                            new: new_named.tensor as usize,
+                            slice,
+                            len_bytes,
+                        }));
+                        Change::Changed(Comparison::default())
+                    }
+                }
+                (None, _) => Change::Added,
+                (_, None) => Change::Removed,
+            };
+            diff.tensors.push(TensorDiff {
+                file: file.to_owned(),
+                name: name.to_owned(),
+                dtype: record.dtype,
+                shape: named.shape.clone(),
+                change,
+            });
+        }
+        progress.start(Stage::Compare, jobs.iter().map(|job| job.len_bytes as u64).sum());
+        for window in windows(&jobs, |job| 2 * job.len_bytes as u64) {
+            let compared: Result<Vec<Comparison>> = window
+                .par_iter()
+                .map(|job| {
+                    let a = self.slice(&old, job.old, job.slice, job.len_bytes)?;
+                    let b = self.slice(&new, job.new, job.slice, job.len_bytes)?;
+                    progress.advance(job.len_bytes as u64);
+                    Ok(compare(new.tensors[job.new].dtype, &a, &b)?)
+                })
+                .collect();
+            for (job, part) in window.iter().zip(compared?) {
+                if let Change::Changed(total) = &mut diff.tensors[job.diff].change {
+                    *total = total.plus(part);
+                }
+            }
+        }
+        progress.finish();
+        Ok(diff)
+    }
+
+    fn slice(&self, manifest: &Manifest, tensor: usize, slice: u32, len_bytes: usize) -> Result<Vec<u8>> {
+        let record = &manifest.tensors[tensor];
+        let links = self
+            .catalog
+            .chain(self.objects(), record.id, slice, &hints(manifest, record))?;
+        let mut bytes = vec![0; len_bytes];
+        read_slice(self.objects(), record.id, &links, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn tensors(manifest: &Manifest) -> BTreeMap<(&str, &str), Side<'_>> {
+    manifest
+        .named_tensors()
+        .map(|(file, named, record)| ((file, named.name.as_str()), (named, record)))
+        .collect()
+}
+
+/// Joins two maps by key.
+fn pairs<K: Ord + Copy, V: Copy>(
+    old: BTreeMap<K, V>,
+    new: BTreeMap<K, V>,
+) -> BTreeMap<K, (Option<V>, Option<V>)> {
+    let mut joined: BTreeMap<K, (Option<V>, Option<V>)> =
+        old.into_iter().map(|(k, v)| (k, (Some(v), None))).collect();
+    for (k, v) in new {
+        joined.entry(k).or_insert((None, None)).1 = Some(v);
+    }
+    joined
+}
+
+fn diff_files(old: &Manifest, new: &Manifest) -> Vec<FileDiff> {
+    let files = |manifest: &Manifest| {
+        let not_dirs = manifest
+            .files
+            .iter()
+            .filter(|f| f.content != FileContent::Directory);
+        not_dirs
+            .map(|f| {
+                (
+                    f.path.clone(),
+                    (manifest.file_digest(f), f.mode, manifest.file_len_bytes(f)),
+                )
+            })
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (files(old), files(new));
+    let joined = pairs(old.iter().collect::<BTreeMap<_, _>>(), new.iter().collect());
+    joined
+        .into_iter()
+        .map(|(path, sides)| FileDiff {
+            path: path.clone(),
+            change: match sides {
+                (Some(a), Some(b)) if a == b => FileChange::Same,
+                (Some(_), Some(_)) => FileChange::Changed,
+                (None, _) => FileChange::Added,
+                (_, None) => FileChange::Removed,
+            },
+            old_bytes: sides.0.map_or(0, |s| s.2),
+            new_bytes: sides.1.map_or(0, |s| s.2),
+        })
+        .collect()
+}
