@@ -1,2 +1,131 @@
 //! The `tpde` command.
-fn main() {}
+//!
+//! ```text
+//! args ─▶ commands/* ─▶ session (store, references) ─▶ tpde-store
+//!             └─▶ screen (text or JSON on standard output)        failure (standard error, exit code)
+//! text        sizes, tables, colours, and names that are safe to print
+//! ```
+
+mod args;
+mod bars;
+mod commands;
+mod failure;
+mod screen;
+mod session;
+mod text;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Globals};
+use commands::{completions, diff, init, log, ls, restore, save, show, stats, tag, verify};
+use failure::{Exit, Failure, Report};
+use screen::{write_err, write_out};
+use session::Session;
+use text::style::Style;
+
+fn main() -> ExitCode {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let exit = match Cli::try_parse_from(&typed) {
+        Ok(cli) => run(&cli),
+        Err(error) => misused(&error, typed.iter().any(|word| word == "--json")),
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(cli: &Cli) -> Exit {
+    start_log(&cli.globals);
+    match dispatch(&cli.command, &Session::new(&cli.globals)) {
+        Ok(exit) => exit,
+        Err(failure) => report(&Report::from(&failure), cli.globals.json),
+    }
+}
+
+fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(args) => init::run(args, session),
+        Command::Save(args) => save::run(args, session),
+        Command::Restore(args) => restore::run(args, session),
+        Command::Log(args) => log::run(args, session),
+        Command::Show(args) => show::run(args, session),
+        Command::Ls(args) => ls::run(args, session),
+        Command::Diff(args) => diff::run(args, session),
+        Command::Verify(args) => verify::run(args, session),
+        Command::Tag(args) => tag::run(args, session),
+        Command::Stats(args) => stats::run(args, session),
+        Command::Completions(args) => completions::run(args, session),
+    }
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn misused(error: &clap::Error, json: bool) -> Exit {
+    let text = error.render();
+    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if is_help {
+        let shown = if Style::of_stdout().is_coloured() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        };
+        return match write_out(&shown) {
+            Ok(()) => Exit::Done,
+            Err(_) => Exit::Failed,
+        };
+    }
+    if json {
+        let text = text.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text);
+        let message = message.split("\n\nUsage:").next().unwrap_or(message);
+        let message = message
+            .split("\n\nFor more information")
+            .next()
+            .unwrap_or(message);
+        return report(
+            &Report::new(Exit::Usage, "usage", message.trim().to_owned(), None),
+            true,
+        );
+    }
+    write_err(
+        if Style::of_stderr().is_coloured() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        }
+        .trim_end(),
+    );
+    Exit::Usage
+}
+
+fn report(report: &Report, json: bool) -> Exit {
+    write_err(&if json {
+        report.json()
+    } else {
+        report.human(Style::of_stderr())
+    });
+    report.exit()
+}
+
+/// Warnings always; more with `-v`, or as `TPDE_LOG` says in the syntax of `RUST_LOG`.
+fn start_log(globals: &Globals) {
+    let level = match globals.verbose {
+        0 if globals.quiet => "error",
+        0 => "warn",
+        1 => "info,tpde_store=debug",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = std::env::var("TPDE_LOG")
+        .ok()
+        .and_then(|wish| EnvFilter::try_new(wish).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(Style::of_stderr().is_coloured())
+        .log_internal_errors(false)
+        .init();
+}

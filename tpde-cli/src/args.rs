@@ -1,0 +1,118 @@
+//! What can be typed.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Args, Parser, Subcommand};
+use tpde_store::reference::Reference;
+
+use crate::commands::{completions, diff, init, log, ls, restore, save, show, stats, tag, verify};
+use crate::failure::EXIT_CODES;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Cyan.on_default().dimmed());
+
+const REFERENCES: &str = "\
+Checkpoints (REF):
+  llama@600      step 600 of run llama
+  llama@latest   its newest; `llama` alone is the same
+  llama~2        two commits before the newest
+  best           what the tag `best` stands for
+  3fa94c         the checkpoint whose id begins so";
+
+const EXAMPLE: &str = "\
+Example:
+  tpde init ckpts
+  export TPDE_STORE=ckpts
+  tpde save out/checkpoint-600 --run llama --step 600
+  tpde log llama
+  tpde restore llama@600 restored";
+
+/// Keeps every checkpoint of a training run for the price of a few, and gives each back byte for byte
+#[derive(Debug, Parser)]
+#[command(
+    name = "tpde",
+    version,
+    styles = STYLES,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = false,
+    after_help = format!("{REFERENCES}\n\n{EXAMPLE}\n\n{EXIT_CODES}")
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// The store, a folder
+    #[arg(
+        long,
+        global = true,
+        env = "TPDE_STORE",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
+    pub(crate) store: Option<String>,
+    /// Answer with one JSON object; docs/json.md names its fields
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but what was asked for and what went wrong
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log what happens to standard error; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(init::Args),
+    Save(save::Args),
+    Restore(restore::Args),
+    Log(log::Args),
+    Show(show::Args),
+    Ls(ls::Args),
+    Diff(diff::Args),
+    Verify(verify::Args),
+    Tag(tag::Args),
+    Stats(stats::Args),
+    Completions(completions::Args),
+}
+
+/// Accepts text that can name a checkpoint.
+pub(crate) fn reference(text: &str) -> Result<String, String> {
+    match text.parse::<Reference>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Promise: the definition is sound, and the help of every command shows how it is typed.
+    #[test]
+    fn every_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
+            let name = command.get_name().to_owned();
+            let help = command.clone().render_help().to_string();
+            assert!(
+                help.contains("Example") && help.contains(&format!("  tpde {name}")),
+                "{help}"
+            );
+        }
+    }
+}

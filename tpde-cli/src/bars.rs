@@ -1,0 +1,79 @@
+//! Progress bars on standard error, while somebody watches.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tpde_store::{Progress, Stage};
+
+const TEMPLATE: &str = "  {msg:<9} {bar:32} {percent:>3} %  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+/// How often a bar that does not move is drawn again.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// A bar for the stage that is under way.
+#[derive(Debug)]
+pub(crate) struct Bars {
+    shown: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bars {
+    /// Bars, unless they are not `wanted` or nobody would see them.
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self {
+            shown: wanted && std::io::stderr().is_terminal(),
+            bar: Mutex::new(None),
+        }
+    }
+
+    fn replace(&self, with: Option<ProgressBar>) {
+        let before = std::mem::replace(
+            &mut *self.bar.lock().unwrap_or_else(PoisonError::into_inner),
+            with,
+        );
+        if let Some(bar) = before {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bars {
+    fn start(&self, stage: Stage, total_bytes: u64) {
+        if !self.shown {
+            return;
+        }
+        let bar = ProgressBar::new(total_bytes).with_message(match stage {
+            Stage::Hash => "reading",
+            Stage::Encode => "encoding",
+            Stage::Restore => "restoring",
+            Stage::Verify => "verifying",
+            Stage::Compare => "comparing",
+            _ => "working",
+        });
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.enable_steady_tick(REDRAW);
+        self.replace(Some(bar));
+    }
+
+    fn advance(&self, bytes: u64) {
+        if self.shown
+            && let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finish(&self) {
+        self.replace(None);
+    }
+}
+
+impl Drop for Bars {
+    /// An error ends a stage too, and its message wants a clean line.
+    fn drop(&mut self) {
+        self.replace(None);
+    }
+}

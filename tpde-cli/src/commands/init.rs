@@ -1,0 +1,54 @@
+//! `tpde init`: make a store.
+
+use serde::Serialize;
+use tpde_store::{Objects, config};
+
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::{Session, typed};
+use crate::text::escape::plain;
+use crate::text::page::Page;
+use crate::text::style::Tone;
+
+/// Make a store in an empty or new folder
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  tpde init ckpts
+  export TPDE_STORE=ckpts        # from here on, no --store")]
+pub(crate) struct Args {
+    /// The folder; made if it is not there
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Made {
+    store: String,
+    store_id: String,
+    format: u64,
+}
+
+impl Answer for Made {
+    fn is_notice(&self) -> bool {
+        true
+    }
+
+    fn show(&self, page: &mut Page) {
+        page.line(format!(
+            "{} a store in {}",
+            page.paint(Tone::Good, "made"),
+            page.paint(Tone::Strong, &plain(&self.store))
+        ));
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let objects = Objects::open_or_make(&args.path).map_err(typed)?;
+    let config = config::init(&objects).map_err(typed)?;
+    session.answer(&Made {
+        store: args.path.clone(),
+        store_id: config.store_id.to_string(),
+        format: config.format,
+    })?;
+    Ok(Exit::Done)
+}

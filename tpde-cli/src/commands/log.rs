@@ -1,0 +1,162 @@
+//! `tpde log`: what a run holds, newest first.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tpde_store::{RunName, Store, Summary, history, tags};
+
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::Session;
+use crate::text::page::Page;
+use crate::text::style::Tone;
+use crate::text::table::{Cell, Column, Table};
+use crate::text::units::{count, counted, ratio, ratio_of, size, utc};
+
+/// List the checkpoints of a run, newest first, and what each costs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tpde log llama
+  tpde log -n 5                  # the five newest of every run
+  tpde log llama --json | jq '.checkpoints[].step'")]
+pub(crate) struct Args {
+    /// The run; all of them if none is given
+    run: Option<RunName>,
+    /// Only the newest N
+    #[arg(short = 'n', long = "limit", value_name = "N")]
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct RunLog {
+    run: String,
+    checkpoints: Vec<Entry>,
+    #[serde(skip)]
+    left_out: usize,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    seq: u64,
+    step: u64,
+    manifest: String,
+    created_unix_ms: u64,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    ratio: Option<f64>,
+    tensors: u32,
+    new_tensors: u32,
+    tags: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct AllRuns {
+    runs: Vec<RunLog>,
+}
+
+/// Tags by run and commit.
+type Tags = BTreeMap<(RunName, u64), Vec<String>>;
+
+impl Answer for RunLog {
+    fn show(&self, page: &mut Page) {
+        page.line(page.paint(Tone::Strong, &self.run));
+        let mut table = Table::new([
+            Column::Right("step"),
+            Column::Left("saved (UTC)"),
+            Column::Right("raw"),
+            Column::Right("stored"),
+            Column::Right("ratio"),
+            Column::Right("new tensors"),
+            Column::Left("checkpoint"),
+            Column::Left(""),
+        ]);
+        for entry in &self.checkpoints {
+            table.row([
+                Cell::toned(Tone::Strong, entry.step.to_string()),
+                utc(entry.created_unix_ms).into(),
+                size(entry.raw_bytes).into(),
+                size(entry.stored_bytes).into(),
+                Cell::toned(Tone::Good, ratio(entry.raw_bytes, entry.stored_bytes)),
+                format!(
+                    "{} of {}",
+                    count(entry.new_tensors.into()),
+                    count(entry.tensors.into())
+                )
+                .into(),
+                Cell::toned(Tone::Dim, entry.manifest.get(..12).unwrap_or(&entry.manifest)),
+                Cell::toned(Tone::Caution, entry.tags.join(", ")),
+            ]);
+        }
+        page.table(&table);
+        let sum = |of: fn(&Entry) -> u64| self.checkpoints.iter().map(of).sum::<u64>();
+        let (raw_bytes, stored_bytes) = (sum(|e| e.raw_bytes), sum(|e| e.stored_bytes));
+        let mut line = format!(
+            "  {}, {} stored in {} ({})",
+            counted(self.checkpoints.len() as u64, "checkpoint"),
+            size(raw_bytes),
+            size(stored_bytes),
+            ratio(raw_bytes, stored_bytes)
+        );
+        if self.left_out > 0 {
+            line.push_str(&format!("; {} older not shown", count(self.left_out as u64)));
+        }
+        page.line(page.paint(Tone::Dim, &line));
+    }
+}
+
+impl Answer for AllRuns {
+    fn show(&self, page: &mut Page) {
+        if self.runs.is_empty() {
+            page.line("no checkpoints yet");
+            let example = "  tpde save out/checkpoint-600 --run llama --step 600";
+            page.line(page.paint(Tone::Dim, example));
+        }
+        for run in &self.runs {
+            page.gap();
+            run.show(page);
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let mut tagged = Tags::new();
+    for tag in tags::list(store.objects())? {
+        let place = (tag.target.run, tag.target.seq);
+        tagged.entry(place).or_default().push(tag.name.to_string());
+    }
+    match &args.run {
+        Some(run) => session.answer(&log_of(&store, run, args.limit, &tagged)?)?,
+        None => {
+            let runs = history::runs(store.objects())?
+                .iter()
+                .map(|run| log_of(&store, run, args.limit, &tagged))
+                .collect::<Result<_, _>>()?;
+            session.answer(&AllRuns { runs })?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
+    let log = history::log(store.objects(), run)?;
+    let shown = limit.unwrap_or(usize::MAX).min(log.len());
+    let entry = |s: &Summary| Entry {
+        seq: s.seq,
+        step: s.step,
+        manifest: s.manifest.to_hex(),
+        created_unix_ms: s.created_unix_ms,
+        raw_bytes: s.totals.raw_bytes,
+        stored_bytes: s.totals.stored_bytes,
+        ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
+        tensors: s.totals.tensors,
+        new_tensors: s.totals.new_tensors,
+        tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
+    };
+    Ok(RunLog {
+        run: run.to_string(),
+        checkpoints: log.iter().rev().take(shown).map(entry).collect(),
+        left_out: log.len() - shown,
+    })
+}

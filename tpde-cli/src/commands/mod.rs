@@ -1,0 +1,38 @@
+//! The subcommands, one file each.
+
+pub(crate) mod completions;
+pub(crate) mod diff;
+pub(crate) mod init;
+pub(crate) mod log;
+pub(crate) mod ls;
+pub(crate) mod restore;
+pub(crate) mod save;
+pub(crate) mod show;
+pub(crate) mod stats;
+pub(crate) mod tag;
+pub(crate) mod verify;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::failure::Failure;
+
+/// The set of `globs`, or `None` of none.
+fn globs(globs: &[Glob]) -> Result<Option<GlobSet>, Failure> {
+    if globs.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob.clone());
+    }
+    set.build().map(Some).map_err(|error| Failure::Usage {
+        message: error.to_string(),
+        hint: "Write fewer or simpler patterns".to_owned(),
+    })
+}
+
+/// A tensor's shape: `[384, 128]`.
+fn shape(dims: &[u64]) -> String {
+    let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}

@@ -1,0 +1,108 @@
+//! `tpde restore`: get a checkpoint's files back.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use globset::Glob;
+use serde::Serialize;
+use tpde_store::RestoreRequest;
+
+use super::globs;
+use crate::args::reference;
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::{Named, Session};
+use crate::text::escape::plain;
+use crate::text::page::Page;
+use crate::text::style::Tone;
+use crate::text::units::{counted, duration, size};
+
+/// Restore a checkpoint's files, byte for byte
+///
+/// Every tensor and file is compared with its digest before it gets its name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tpde restore llama@600 restored
+  tpde restore llama@latest head --tensors 'lm_head.*'
+  tpde restore best configs --files '*.json'")]
+pub(crate) struct Args {
+    /// The checkpoint
+    #[arg(value_name = "REF", value_parser = reference)]
+    checkpoint: String,
+    /// The directory to write into; made if it is not there
+    target: PathBuf,
+    /// Only tensors whose names match, in files that hold nothing else; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    tensors: Vec<Glob>,
+    /// Only files whose paths match (`*` matches slashes too); may be repeated
+    #[arg(long, value_name = "GLOB")]
+    files: Vec<Glob>,
+    /// Write over files that are there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct Restored {
+    #[serde(flatten)]
+    checkpoint: Named,
+    target: String,
+    files: u32,
+    tensors: u32,
+    bytes: u64,
+    seconds: f64,
+}
+
+impl Answer for Restored {
+    fn is_notice(&self) -> bool {
+        true
+    }
+
+    fn show(&self, page: &mut Page) {
+        page.line(format!(
+            "{}  {}",
+            page.paint(Tone::Good, "restored"),
+            self.checkpoint.title(page)
+        ));
+        page.fields(&[
+            ("into", plain(&self.target).into_owned()),
+            (
+                "wrote",
+                format!(
+                    "{}, {}, {}, every byte verified",
+                    counted(self.files.into(), "file"),
+                    counted(self.tensors.into(), "tensor"),
+                    size(self.bytes)
+                ),
+            ),
+            ("took", duration(Duration::from_secs_f64(self.seconds))),
+        ]);
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let found = session.resolve(&store, &args.checkpoint)?;
+    let request = RestoreRequest {
+        manifest: found.manifest,
+        target: args.target.clone(),
+        files: globs(&args.files)?,
+        tensors: globs(&args.tensors)?,
+        overwrite: args.overwrite,
+    };
+    let bars = session.bars();
+    let began = Instant::now();
+    let report = store.restore(&request, &bars)?;
+    let took = began.elapsed();
+    drop(bars);
+    session.answer(&Restored {
+        checkpoint: Named::from(&found),
+        target: args.target.display().to_string(),
+        files: report.files,
+        tensors: report.tensors,
+        bytes: report.bytes,
+        seconds: took.as_secs_f64(),
+    })?;
+    Ok(Exit::Done)
+}

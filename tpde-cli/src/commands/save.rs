@@ -1,0 +1,145 @@
+//! `tpde save`: put a checkpoint into the store.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use globset::Glob;
+use serde::Serialize;
+use tpde_store::save::DEFAULT_MAX_DEPTH;
+use tpde_store::{ExpectParent, RunName, SaveRequest};
+
+use super::globs;
+use crate::args::reference;
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::{Named, Session};
+use crate::text::page::Page;
+use crate::text::style::Tone;
+use crate::text::units::{count, duration, ratio, ratio_of, size};
+
+/// Save a checkpoint: a directory, or one file
+///
+/// Tensors in safetensors files are stored as differences from earlier ones; every other file is kept as it is. Saving the
+/// same files to the same step again changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tpde save out/checkpoint-600 --run llama --step 600
+  tpde save out/sft --run llama-sft --step 0 --parent llama@latest")]
+pub(crate) struct Args {
+    /// The checkpoint's directory, or one file
+    source: PathBuf,
+    /// The run that it belongs to
+    #[arg(long, value_name = "NAME")]
+    run: RunName,
+    /// Its training step
+    #[arg(long, value_name = "N")]
+    step: u64,
+    /// What it was fine-tuned from, for the first checkpoint of a run
+    #[arg(long, value_name = "REF", value_parser = reference)]
+    parent: Option<String>,
+    /// Let it stand for the step even if the run holds that step with other content
+    #[arg(long)]
+    replace: bool,
+    /// Save only if this is the newest checkpoint of the run; `none`: if it has none
+    #[arg(long, value_name = "REF|none", value_parser = reference)]
+    expect_parent: Option<String>,
+    /// Keep matching files as plain bytes, whatever their names say; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    opaque: Vec<Glob>,
+    /// Most differences in a chain: fewer restore faster, more store less
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_DEPTH)]
+    max_depth: u8,
+}
+
+#[derive(Serialize)]
+struct Saved {
+    #[serde(flatten)]
+    checkpoint: Named,
+    already_there: bool,
+    files: u32,
+    tensors: u32,
+    new_tensors: u32,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    ratio: Option<f64>,
+    seconds: f64,
+}
+
+impl Answer for Saved {
+    fn is_notice(&self) -> bool {
+        true
+    }
+
+    fn show(&self, page: &mut Page) {
+        let title = self.checkpoint.title(page);
+        if self.already_there {
+            let what = page.paint(Tone::Good, "already there");
+            page.line(format!("{what}  {title}  nothing was written"));
+            return;
+        }
+        page.line(format!("{}  {title}", page.paint(Tone::Good, "saved")));
+        let took = std::time::Duration::from_secs_f64(self.seconds);
+        page.fields(&[
+            (
+                "files",
+                format!("{}, {}", count(self.files.into()), size(self.raw_bytes)),
+            ),
+            (
+                "tensors",
+                format!(
+                    "{}, {} new",
+                    count(self.tensors.into()),
+                    count(self.new_tensors.into())
+                ),
+            ),
+            (
+                "stored",
+                format!(
+                    "{} ({}) in {}",
+                    size(self.stored_bytes),
+                    ratio(self.raw_bytes, self.stored_bytes),
+                    duration(took)
+                ),
+            ),
+        ]);
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let resolve = |text: &String| session.resolve(&store, text);
+    let mut request = SaveRequest::new(&args.source, args.run.clone(), args.step);
+    request.parent = args.parent.as_ref().map(resolve).transpose()?.map(|r| r.manifest);
+    request.replace = args.replace;
+    request.expect_parent = match &args.expect_parent {
+        None => ExpectParent::Any,
+        Some(word) if word == "none" => ExpectParent::NoCommits,
+        Some(text) => ExpectParent::Newest(resolve(text)?.manifest),
+    };
+    request.opaque = globs(&args.opaque)?.unwrap_or_default();
+    request.max_depth = args.max_depth;
+
+    let bars = session.bars();
+    let began = Instant::now();
+    let report = store.save(&request, &bars)?;
+    let took = began.elapsed();
+    drop(bars);
+    session.answer(&Saved {
+        checkpoint: Named {
+            manifest: report.manifest.to_hex(),
+            run: Some(args.run.to_string()),
+            seq: Some(report.seq),
+            step: Some(args.step),
+        },
+        already_there: report.already_there,
+        files: report.files,
+        tensors: report.tensors,
+        new_tensors: report.new_tensors,
+        raw_bytes: report.raw_bytes,
+        stored_bytes: report.stored_bytes,
+        ratio: ratio_of(report.raw_bytes, report.stored_bytes),
+        seconds: took.as_secs_f64(),
+    })?;
+    Ok(Exit::Done)
+}

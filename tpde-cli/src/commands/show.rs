@@ -1,0 +1,207 @@
+//! `tpde show`: one checkpoint, and where its bytes went.
+
+use serde::Serialize;
+use tpde_store::manifest::{FileContent, NamedTensor, TensorRecord};
+use tpde_store::reference::Place;
+use tpde_store::{Manifest, Store, StoreError, history};
+
+use super::shape;
+use crate::args::reference;
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::{Named, Session};
+use crate::text::escape::plain;
+use crate::text::page::Page;
+use crate::text::style::Tone;
+use crate::text::table::{Cell, Column, Table};
+use crate::text::units::{count, counted, percent, ratio, ratio_of, size, utc};
+
+/// Tensors that are listed.
+const LARGEST: usize = 10;
+
+/// Show one checkpoint: its parent, its sizes, and the tensors that cost most
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tpde show llama@600
+  tpde show best --json | jq .max_depth")]
+pub(crate) struct Args {
+    /// The checkpoint
+    #[arg(value_name = "REF", value_parser = reference)]
+    checkpoint: String,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    checkpoint: Named,
+    created_unix_ms: u64,
+    writer: String,
+    parent: Option<Named>,
+    raw_bytes: u64,
+    stored_bytes: Option<u64>,
+    ratio: Option<f64>,
+    files: u64,
+    tensors: u64,
+    new_tensors: u64,
+    max_depth: u8,
+    largest: Vec<Contribution>,
+}
+
+#[derive(Serialize)]
+struct Contribution {
+    file: String,
+    name: String,
+    dtype: &'static str,
+    shape: Vec<u64>,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    depth: u8,
+    changed_share: Option<f64>,
+    max_ulp: Option<u64>,
+}
+
+impl Contribution {
+    fn new(file: &str, named: &NamedTensor, record: &TensorRecord) -> Self {
+        let elems = record.len_bytes / record.dtype.word_bytes() as u64;
+        // An anchor has no base to have changed from.
+        let is_delta = record.rank > 0;
+        Self {
+            file: file.to_owned(),
+            name: named.name.clone(),
+            dtype: record.dtype.name(),
+            shape: named.shape.clone(),
+            raw_bytes: record.len_bytes,
+            stored_bytes: record.stored_bytes,
+            depth: record.rank,
+            changed_share: (is_delta && elems > 0).then(|| record.changed_elems as f64 / elems as f64),
+            max_ulp: is_delta.then_some(record.max_ulp),
+        }
+    }
+}
+
+impl Answer for Shown {
+    fn show(&self, page: &mut Page) {
+        page.line(self.checkpoint.title(page));
+        let parent = match &self.parent {
+            Some(parent) => format!("{} ({})", plain(&parent.label()), parent.short()),
+            None => "none".to_owned(),
+        };
+        let stored = match self.stored_bytes {
+            Some(stored) => format!("{} ({})", size(stored), ratio(self.raw_bytes, stored)),
+            None => "not committed to a run".to_owned(),
+        };
+        let depth = match self.max_depth {
+            0 => "no tensor needs another".to_owned(),
+            depth => format!("at most {}", counted(depth.into(), "link")),
+        };
+        page.fields(&[
+            ("manifest", self.checkpoint.manifest.clone()),
+            ("parent", parent),
+            (
+                "saved",
+                format!("{} UTC by {}", utc(self.created_unix_ms), plain(&self.writer)),
+            ),
+            (
+                "files",
+                format!("{}, {}", count(self.files), size(self.raw_bytes)),
+            ),
+            (
+                "tensors",
+                format!("{}, {} new", count(self.tensors), count(self.new_tensors)),
+            ),
+            ("stored", stored),
+            ("chain", depth),
+        ]);
+        if self.largest.is_empty() {
+            return;
+        }
+        page.gap();
+        page.line("Tensors that cost most");
+        let mut table = Table::new([
+            Column::Right("stored"),
+            Column::Right("ratio"),
+            Column::Right("depth"),
+            Column::Right("changed"),
+            Column::Right("max ulp"),
+            Column::Left("type"),
+            Column::Left("tensor"),
+        ]);
+        for tensor in &self.largest {
+            table.row([
+                size(tensor.stored_bytes).into(),
+                Cell::toned(Tone::Good, ratio(tensor.raw_bytes, tensor.stored_bytes)),
+                match tensor.depth {
+                    0 => "anchor".into(),
+                    depth => depth.to_string().into(),
+                },
+                tensor.changed_share.map_or("-".to_owned(), percent).into(),
+                tensor.max_ulp.map_or("-".to_owned(), count).into(),
+                Cell::toned(Tone::Dim, format!("{} {}", tensor.dtype, shape(&tensor.shape))),
+                Cell::toned(Tone::Name, plain(&tensor.name)),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let found = session.resolve(&store, &args.checkpoint)?;
+    let manifest = store.manifest(found.manifest)?;
+    let raw_bytes = manifest.raw_bytes();
+    let stored_bytes = found.place.as_ref().map(|p| stored_by(&store, p)).transpose()?;
+    let tensors: Vec<_> = manifest.named_tensors().collect();
+    let mut costly: Vec<_> = tensors.iter().filter(|(_, _, r)| r.stored_bytes > 0).collect();
+    costly.sort_by_key(|(_, named, record)| (std::cmp::Reverse(record.stored_bytes), named.tensor));
+    // A content that two names share was stored once.
+    costly.dedup_by_key(|(_, named, _)| named.tensor);
+    session.answer(&Shown {
+        checkpoint: Named::from(&found),
+        created_unix_ms: manifest.created_unix_ms,
+        writer: manifest.writer.clone(),
+        parent: parent_of(&store, &manifest)?,
+        raw_bytes,
+        stored_bytes,
+        ratio: stored_bytes.and_then(|stored| ratio_of(raw_bytes, stored)),
+        files: manifest
+            .files
+            .iter()
+            .filter(|f| f.content != FileContent::Directory)
+            .count() as u64,
+        tensors: tensors.len() as u64,
+        new_tensors: manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count() as u64,
+        max_depth: manifest.tensors.iter().map(|t| t.rank).max().unwrap_or(0),
+        largest: costly
+            .iter()
+            .take(LARGEST)
+            .map(|(file, named, record)| Contribution::new(file, named, record))
+            .collect(),
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Bytes that the commit at `place` added.
+fn stored_by(store: &Store, place: &Place) -> Result<u64, Failure> {
+    let newest = history::newest_of(store.objects(), &place.run)?;
+    let commit = history::commit_at(store.objects(), &newest, place.seq)?;
+    Ok(commit.totals.stored_bytes)
+}
+
+/// The parent by run and step, as its own manifest names it; by id alone if that is gone.
+fn parent_of(store: &Store, manifest: &Manifest) -> Result<Option<Named>, Failure> {
+    let Some(id) = manifest.parent else {
+        return Ok(None);
+    };
+    let place = match store.manifest(id) {
+        Ok(parent) => Some((parent.run, parent.step)),
+        Err(StoreError::NotFound { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(Named {
+        manifest: id.to_hex(),
+        run: place.as_ref().map(|(run, _)| run.clone()),
+        seq: None,
+        step: place.map(|(_, step)| step),
+    }))
+}

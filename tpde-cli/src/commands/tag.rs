@@ -1,0 +1,195 @@
+//! `tpde tag`: names for checkpoints.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tpde_store::tags::{self, TagRecord, Target};
+use tpde_store::{Store, TagName};
+
+use crate::args::reference;
+use crate::failure::{Exit, Failure};
+use crate::screen::Answer;
+use crate::session::{Named, Session};
+use crate::text::page::Page;
+use crate::text::style::Tone;
+use crate::text::table::{Cell, Column, Table};
+use crate::text::units::utc;
+
+/// Name a checkpoint, list the names, or remove one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tpde tag best llama@600
+  tpde tag best llama@700 --force
+  tpde tag                       # all tags
+  tpde tag best                  # what it stands for
+  tpde tag --delete best         # the checkpoint stays")]
+pub(crate) struct Args {
+    /// The tag; without a REF, what it stands for is shown
+    name: Option<TagName>,
+    /// The checkpoint that it is to stand for
+    #[arg(value_name = "REF", value_parser = reference, requires = "name")]
+    checkpoint: Option<String>,
+    /// Move the tag if it stands for another checkpoint
+    #[arg(short, long, requires = "checkpoint")]
+    force: bool,
+    /// Remove the tag
+    #[arg(short, long, requires = "name", conflicts_with_all = ["checkpoint", "force"])]
+    delete: bool,
+}
+
+#[derive(Serialize)]
+struct Tag {
+    tag: String,
+    #[serde(flatten)]
+    checkpoint: Named,
+    created_unix_ms: u64,
+}
+
+#[derive(Serialize)]
+struct All {
+    tags: Vec<Tag>,
+}
+
+#[derive(Serialize)]
+struct Set(Tag);
+
+#[derive(Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    tag: Tag,
+    deleted: bool,
+}
+
+impl From<TagRecord> for Tag {
+    fn from(record: TagRecord) -> Self {
+        Self {
+            tag: record.name.to_string(),
+            checkpoint: Named {
+                manifest: record.target.manifest.to_hex(),
+                run: Some(record.target.run.to_string()),
+                seq: Some(record.target.seq),
+                step: Some(record.target.step),
+            },
+            created_unix_ms: record.created_unix_ms,
+        }
+    }
+}
+
+impl Answer for All {
+    fn show(&self, page: &mut Page) {
+        if self.tags.is_empty() {
+            page.line("no tags yet");
+            page.line(page.paint(Tone::Dim, "  tpde tag best llama@600"));
+            return;
+        }
+        let mut table = Table::new([
+            Column::Left("tag"),
+            Column::Left("checkpoint"),
+            Column::Left(""),
+            Column::Left("set (UTC)"),
+        ]);
+        for tag in &self.tags {
+            table.row([
+                Cell::toned(Tone::Caution, tag.tag.clone()),
+                Cell::toned(Tone::Strong, tag.checkpoint.label()),
+                Cell::toned(Tone::Dim, tag.checkpoint.short()),
+                utc(tag.created_unix_ms).into(),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+impl Answer for Tag {
+    fn show(&self, page: &mut Page) {
+        page.line(format!(
+            "{}  {}",
+            page.paint(Tone::Caution, &self.tag),
+            self.checkpoint.title(page)
+        ));
+    }
+}
+
+impl Answer for Set {
+    fn is_notice(&self) -> bool {
+        true
+    }
+
+    fn show(&self, page: &mut Page) {
+        self.0.show(page);
+    }
+}
+
+impl Answer for Removed {
+    fn is_notice(&self) -> bool {
+        true
+    }
+
+    fn show(&self, page: &mut Page) {
+        page.line(format!(
+            "{} tag {}, which stood for {}",
+            page.paint(Tone::Good, "removed"),
+            page.paint(Tone::Caution, &self.tag.tag),
+            self.tag.checkpoint.title(page)
+        ));
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    match (&args.name, &args.checkpoint) {
+        (Some(name), Some(checkpoint)) => {
+            let record = set(&store, session, name, checkpoint, args.force)?;
+            session.answer(&Set(record.into()))?;
+        }
+        (Some(name), None) if args.delete => {
+            store.access().require_write()?;
+            let record = tags::remove(store.objects(), name, now_unix_ms())?;
+            session.answer(&Removed {
+                tag: record.into(),
+                deleted: true,
+            })?;
+        }
+        (Some(name), None) => {
+            let record = tags::get(store.objects(), name)?.ok_or_else(|| Failure::NotFound {
+                message: format!("tag {name} was not found"),
+                hint: format!("`tpde tag` lists the tags there are; `tpde tag {name} REF` makes it"),
+            })?;
+            session.answer(&Tag::from(record))?;
+        }
+        (None, _) => {
+            let tags = tags::list(store.objects())?.into_iter().map(Tag::from).collect();
+            session.answer(&All { tags })?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn set(
+    store: &Store,
+    session: &Session,
+    name: &TagName,
+    checkpoint: &str,
+    force: bool,
+) -> Result<TagRecord, Failure> {
+    store.access().require_write()?;
+    let found = session.resolve(store, checkpoint)?;
+    let place = found.place.ok_or_else(|| Failure::Usage {
+        message: format!("checkpoint {checkpoint:?} is stored, and belongs to no run"),
+        hint: "Name a checkpoint that `tpde log` lists".to_owned(),
+    })?;
+    let target = Target {
+        manifest: found.manifest,
+        run: place.run,
+        seq: place.seq,
+        step: place.step,
+    };
+    Ok(tags::set(store.objects(), name, &target, force, now_unix_ms())?)
+}
+
+/// Milliseconds since 1970, by this machine's clock.
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,122 @@
+//! One run of the command: which store, and what the words on the command line stand for in it.
+
+use serde::Serialize;
+use tpde_store::{Resolved, Store, StoreError};
+
+use crate::args::Globals;
+use crate::bars::Bars;
+use crate::failure::Failure;
+use crate::screen::{Answer, Screen};
+use crate::text::page::Page;
+use crate::text::style::Tone;
+
+/// What the global options say.
+#[derive(Debug)]
+pub(crate) struct Session {
+    location: Option<String>,
+    screen: Screen,
+    bars_wanted: bool,
+}
+
+impl Session {
+    pub(crate) fn new(globals: &Globals) -> Self {
+        Self {
+            location: globals.store.clone().filter(|s| !s.is_empty()),
+            screen: Screen {
+                json: globals.json,
+                quiet: globals.quiet,
+            },
+            // Log lines and bars would write over each other.
+            bars_wanted: !globals.quiet && !globals.json && globals.verbose == 0,
+        }
+    }
+
+    /// Opens the store that was named.
+    ///
+    /// # Errors
+    /// `Usage` if none was named or its name cannot be one; otherwise as [`Store::open`].
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        let location = self.location.as_deref().ok_or_else(|| Failure::Usage {
+            message: "no store is named".to_owned(),
+            hint: "Add `--store PATH` or set TPDE_STORE; `tpde init PATH` makes a store".to_owned(),
+        })?;
+        Store::open(location).map_err(typed)
+    }
+
+    /// Finds the checkpoint that `reference` names.
+    ///
+    /// # Errors
+    /// `Usage` if it names none or several; otherwise as [`Store::resolve`].
+    pub(crate) fn resolve(&self, store: &Store, reference: &str) -> Result<Resolved, Failure> {
+        store.resolve(reference).map_err(typed)
+    }
+
+    /// Bars for a long job.
+    pub(crate) fn bars(&self) -> Bars {
+        Bars::new(self.bars_wanted)
+    }
+
+    /// Prints what the command has to say.
+    ///
+    /// # Errors
+    /// `Output` if standard output cannot be written.
+    pub(crate) fn answer<A: Answer>(&self, answer: &A) -> Result<(), Failure> {
+        self.screen.print(answer).map_err(Failure::Output)
+    }
+}
+
+/// An error about the words of the command line is a usage error.
+pub(crate) fn typed(error: StoreError) -> Failure {
+    match error {
+        StoreError::Input { what, detail, hint } => Failure::Usage {
+            message: format!("{what}: {detail}"),
+            hint,
+        },
+        other => Failure::Store(other),
+    }
+}
+
+/// A checkpoint, as every answer names it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Named {
+    pub(crate) manifest: String,
+    pub(crate) run: Option<String>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) step: Option<u64>,
+}
+
+impl Named {
+    /// `run@step`, or the id's beginning where there is no run.
+    pub(crate) fn label(&self) -> String {
+        match (&self.run, self.step) {
+            (Some(run), Some(step)) => format!("{run}@{step}"),
+            _ => self.short().to_owned(),
+        }
+    }
+
+    /// The id's beginning: enough for a person.
+    pub(crate) fn short(&self) -> &str {
+        self.manifest.get(..12).unwrap_or(&self.manifest)
+    }
+
+    /// Label and id, painted.
+    pub(crate) fn title(&self, page: &Page) -> String {
+        let id = page.paint(Tone::Dim, self.short());
+        match self.run {
+            Some(_) => format!("{}  {id}", page.paint(Tone::Strong, &self.label())),
+            None => page.paint(Tone::Strong, self.short()),
+        }
+    }
+}
+
+impl From<&Resolved> for Named {
+    fn from(found: &Resolved) -> Self {
+        let place = found.place.as_ref();
+        Self {
+            manifest: found.manifest.to_hex(),
+            run: place.map(|p| p.run.to_string()),
+            seq: place.map(|p| p.seq),
+            step: place.map(|p| p.step),
+        }
+    }
+}

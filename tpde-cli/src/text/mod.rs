@@ -1,0 +1,7 @@
+//! From values to words on a screen.
+
+pub(crate) mod escape;
+pub(crate) mod page;
+pub(crate) mod style;
+pub(crate) mod table;
+pub(crate) mod units;
