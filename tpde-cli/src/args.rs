@@ -36,9 +36,7 @@ Example:
     version,
     styles = STYLES,
     max_term_width = 100,
-    arg_required_else_help = true,
     subcommand_required = true,
-    disable_help_subcommand = false,
     after_help = format!("{REFERENCES}\n\n{EXAMPLE}\n\n{EXIT_CODES}")
 )]
 pub(crate) struct Cli {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tpde_store::{Progress, Stage};
 
-const TEMPLATE: &str = "  {msg:<9} {bar:32} {percent:>3} %  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+/// At most 80 columns.
+const TEMPLATE: &str =
+    "  {msg:<9} {bar:20} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}";
 /// How often a bar that does not move is drawn again.
 const REDRAW: Duration = Duration::from_millis(200);
 

@@ -17,8 +17,9 @@ mod text;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::builder::StyledStr;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
@@ -63,41 +64,38 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
 
 /// Help, the version, or what is wrong with the command line.
 fn misused(error: &clap::Error, json: bool) -> Exit {
-    let text = error.render();
-    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if is_help {
-        let shown = if Style::of_stdout().is_coloured() {
-            text.ansi().to_string()
-        } else {
-            text.to_string()
-        };
-        return match write_out(&shown) {
-            Ok(()) => Exit::Done,
-            Err(_) => Exit::Failed,
-        };
-    }
-    if json {
-        let text = text.to_string();
-        let message = text.strip_prefix("error: ").unwrap_or(&text);
-        let message = message.split("\n\nUsage:").next().unwrap_or(message);
-        let message = message
-            .split("\n\nFor more information")
-            .next()
-            .unwrap_or(message);
-        return report(
-            &Report::new(Exit::Usage, "usage", message.trim().to_owned(), None),
-            true,
-        );
-    }
-    write_err(
-        if Style::of_stderr().is_coloured() {
-            text.ansi().to_string()
-        } else {
-            text.to_string()
+    let painted = |text: StyledStr, style: Style| match style.is_coloured() {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            match write_out(&painted(error.render(), Style::of_stdout())) {
+                Ok(()) => Exit::Done,
+                Err(_) => Exit::Failed,
+            }
         }
-        .trim_end(),
-    );
-    Exit::Usage
+        _ if json => report(
+            &Report::new(Exit::Usage, "usage", essence(&error.render().to_string()), None),
+            true,
+        ),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            write_err(painted(Cli::command().render_help(), Style::of_stderr()).trim_end());
+            Exit::Usage
+        }
+        _ => {
+            write_err(painted(error.render(), Style::of_stderr()).trim_end());
+            Exit::Usage
+        }
+    }
+}
+
+/// What is wrong, without the usage and the advice that follow it.
+fn essence(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let first = |text: &str, end| text.split(end).next().unwrap_or_default().to_owned();
+    let text = first(&first(text, "\n\nUsage:"), "\n\nFor more information");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn report(report: &Report, json: bool) -> Exit {

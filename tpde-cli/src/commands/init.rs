@@ -39,6 +39,11 @@ impl Answer for Made {
             page.paint(Tone::Good, "made"),
             page.paint(Tone::Strong, &plain(&self.store))
         ));
+        let next = format!(
+            "  tpde save DIR --store {} --run NAME --step N",
+            plain(&self.store)
+        );
+        page.line(page.paint(Tone::Dim, &next));
     }
 }
 

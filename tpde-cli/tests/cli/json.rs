@@ -1,0 +1,144 @@
+//! What programs read: docs/json.md, held against the binary.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::world::{Ran, World};
+
+/// The page.
+fn page() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md");
+    std::fs::read_to_string(path).expect("docs/json.md")
+}
+
+/// The first example under each heading of a command.
+fn examples() -> BTreeMap<String, Value> {
+    let page = page();
+    let sections = page.split("\n## ").skip(1);
+    let example = |section: &str| {
+        let heading = section.lines().next()?.trim_matches('`').to_owned();
+        let (_, rest) = section.split_once("```json\n")?;
+        let (json, _) = rest.split_once("```")?;
+        let value = serde_json::from_str(json).expect("the examples are JSON");
+        Some((heading, value))
+    };
+    sections.filter_map(example).collect()
+}
+
+/// Every field of `value` by its path; the elements of a list count as one.
+fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let at = format!("{at}.{name}");
+                found.insert(at.clone());
+                fields(value, &at, found);
+            }
+        }
+        Value::Array(list) => list
+            .iter()
+            .for_each(|value| fields(value, &format!("{at}[]"), found)),
+        _ => {}
+    }
+}
+
+/// Promise: every command answers with one object on one line, whose fields are exactly those of the example in docs/json.md;
+/// every field is explained there.
+#[test]
+fn fields_are_the_documented_ones() {
+    let world = World::with_run();
+    world.checkpoint("out/checkpoint-700", 700);
+    let mut examples = examples();
+    let mut check = |heading: &str, ran: Ran| {
+        let answer = if ran.err.is_empty() {
+            ran.json()
+        } else {
+            serde_json::from_str(&ran.err).expect("one JSON object")
+        };
+        let example = examples
+            .remove(heading)
+            .unwrap_or_else(|| panic!("no section {heading}"));
+        let [mut found, mut documented] = [BTreeSet::new(), BTreeSet::new()];
+        fields(&answer, "", &mut found);
+        fields(&example, "", &mut documented);
+        assert_eq!(found, documented, "{heading}: the answer, and the example");
+    };
+    for (heading, line) in [
+        ("tpde init", "init second"),
+        ("tpde save", "save out/checkpoint-700 --run llama --step 700"),
+        ("tpde restore", "restore llama@600 restored"),
+        ("tpde log RUN", "log llama"),
+        ("tpde log", "log"),
+        ("tpde show", "show llama@600"),
+        ("tpde ls", "ls llama@600"),
+        ("tpde ls --tensors", "ls llama@600 --tensors"),
+        ("tpde diff", "diff llama@500 llama@600"),
+        ("tpde tag", "tag"),
+        ("tpde tag NAME REF", "tag newest llama@700"),
+        ("tpde tag --delete", "tag --delete newest"),
+        ("tpde stats", "stats"),
+        ("tpde completions", "completions bash"),
+        ("Errors", "show nope"),
+    ] {
+        check(heading, world.run(&format!("{line} --json")));
+    }
+    world.damage_packs();
+    check("tpde verify", world.run("verify llama@600 --json"));
+    assert!(
+        examples.is_empty(),
+        "documented, and not there: {:?}",
+        examples.keys()
+    );
+
+    let page = page();
+    let mut all = BTreeSet::new();
+    self::examples()
+        .values()
+        .for_each(|value| fields(value, "", &mut all));
+    let unexplained: Vec<_> = all
+        .iter()
+        .filter_map(|path| path.rsplit('.').next())
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
+}
+
+/// Promise: numbers are what they say.
+#[test]
+fn sizes_add_up() {
+    let world = World::with_run();
+    let log = world.run("log llama --json").json();
+    assert_eq!(log["run"], "llama");
+    let newest = &log["checkpoints"][0];
+    let number = |name: &str| newest[name].as_f64().expect("a number");
+    assert_eq!((number("seq"), number("step")), (1.0, 600.0));
+    let ratio = number("raw_bytes") / number("stored_bytes");
+    assert!((number("ratio") - ratio).abs() < 1e-9 * ratio);
+    let show = world.run("show llama --json").json();
+    for name in [
+        "manifest",
+        "raw_bytes",
+        "stored_bytes",
+        "tensors",
+        "new_tensors",
+        "created_unix_ms",
+    ] {
+        assert_eq!(show[name], newest[name], "{name}");
+    }
+    let files = world.run("ls llama --json").json();
+    let bytes: u64 = files["files"]
+        .as_array()
+        .expect("files")
+        .iter()
+        .filter_map(|file| file["bytes"].as_u64())
+        .sum();
+    assert_eq!(newest["raw_bytes"], bytes);
+    let again = world
+        .run("save out/checkpoint-600 --run llama --step 600 --json")
+        .json();
+    assert_eq!(
+        (&again["already_there"], &again["manifest"]),
+        (&true.into(), &newest["manifest"])
+    );
+}

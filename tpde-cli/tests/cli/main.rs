@@ -1,0 +1,7 @@
+//! Promises of the `tpde` binary, kept by running it.
+
+mod exits;
+mod json;
+mod screens;
+mod tour;
+mod world;
