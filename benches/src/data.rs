@@ -159,5 +159,5 @@ impl Noise {
 pub fn bf16_weight(noise: &mut Noise) -> u16 {
     let word = noise.word();
     let exponent = 122 - (word as u32 | 1 << 24).trailing_zeros() as u16;
-    (word >> 63) as u16 * 0x8000 | exponent << 7 | (word >> 32) as u16 & 0x7f
+    ((word >> 63) as u16) << 15 | exponent << 7 | ((word >> 32) as u16 & 0x7f)
 }

@@ -1,5 +1,11 @@
 //! Save and restore through the library, on disk and in memory.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,11 +1,5 @@
 //! The index on disk against its twin in memory, and against damage.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may stop at the first surprise"
-)]
-
 use std::collections::HashMap;
 
 use proptest::prelude::*;
