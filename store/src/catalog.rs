@@ -16,7 +16,7 @@ use tpde_core::TensorId;
 
 use crate::error::{Result, StoreError};
 use crate::ids::PackId;
-use crate::index::{ContentKey, Index, Row};
+use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
 use crate::pack::{BLOB_PART, Content, ContentHash, Entry, read_entries};
@@ -165,7 +165,7 @@ impl Catalog {
 
     fn by_index(&self, objects: &Objects, id: &ContentHash, part: u32) -> Result<Option<Piece>> {
         match self.index.lookup(&index_key(id, part)) {
-            Some(row) => self.in_pack(objects, row.pack, id, part),
+            Some(pack) => self.in_pack(objects, pack, id, part),
             None => Ok(None),
         }
     }
@@ -225,11 +225,11 @@ impl Catalog {
     }
 
     fn add_to_index(&self, pack: PackId, entries: &[Entry]) {
-        let rows: Vec<(ContentKey, Row)> = entries
+        let keys: Vec<ContentKey> = entries
             .iter()
-            .flat_map(|entry| parts(entry).map(|part| (index_key(&entry.id, part), row(pack, entry))))
+            .flat_map(|entry| parts(entry).map(|part| index_key(&entry.id, part)))
             .collect();
-        self.index.insert_pack(&pack, &rows);
+        self.index.insert_pack(&pack, &keys);
     }
 
     /// A pack was just written: everything in it can be found from now on.
@@ -302,14 +302,5 @@ impl Catalog {
         hints: &[PackId],
     ) -> Result<Option<Piece>> {
         self.find_anywhere(objects, id, BLOB_PART, hints)
-    }
-}
-
-fn row(pack: PackId, entry: &Entry) -> Row {
-    Row {
-        pack,
-        frame: 0,
-        base: entry.base.as_ref().map(|b| TensorId::from_bytes(b.id)),
-        rank: entry.rank,
     }
 }

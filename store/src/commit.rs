@@ -97,25 +97,17 @@ pub fn commit(objects: &Objects, run: &RunName, new: &NewCommit, options: &Commi
     let mut newest = history::newest(objects, run)?;
     let mut in_rollups = RollupSearch::default();
     loop {
-        if let Some(newest) = &newest
-            && let Some(found) = in_rollups.latest_of_step(objects, newest, new.step)?
-        {
-            if same_content(objects, newest, &found, &new.fingerprint)? {
-                return Ok(Outcome::AlreadyThere { seq: found.seq });
-            }
-            if !options.replace {
-                return Err(StoreError::conflict(
-                    format!(
-                        "step {} of run {run} is there with other content (commit {}, manifest {})",
-                        new.step,
-                        found.seq,
-                        found.manifest.short()
-                    ),
-                    "Save under another step or run, or add `--replace` to let the new one stand for the step",
-                ));
-            }
+        if let Some(seq) = stands(
+            objects,
+            run,
+            newest.as_ref(),
+            &mut in_rollups,
+            new.step,
+            &new.fingerprint,
+            options,
+        )? {
+            return Ok(Outcome::AlreadyThere { seq });
         }
-        check_parent(run, newest.as_ref(), options.expect_parent)?;
         let slot = next_slot(objects, run, newest.as_ref(), new)?;
         let key = Key::Slot(run.clone(), slot.seq);
         let hint = format!("Run `tpde log {run}` to see; saving again is harmless");
@@ -131,6 +123,62 @@ pub fn commit(objects: &Objects, run: &RunName, new: &NewCommit, options: &Commi
             }
         }
     }
+}
+
+/// What [`commit`] would say of a step before anything is written for it: `Some(seq)` if the run holds it with the same
+/// content, `None` if a commit would be tried.
+///
+/// * `newest`: the newest slot of `run`.
+///
+/// # Errors
+/// `Conflict`, `Corrupt`, `Newer`, `Backend`: as [`commit`].
+pub fn precheck(
+    objects: &Objects,
+    run: &RunName,
+    newest: Option<&StoredSlot>,
+    step: u64,
+    fingerprint: &Fingerprint,
+    options: &CommitOptions,
+) -> Result<Option<u64>> {
+    stands(
+        objects,
+        run,
+        newest,
+        &mut RollupSearch::default(),
+        step,
+        fingerprint,
+        options,
+    )
+}
+
+fn stands(
+    objects: &Objects,
+    run: &RunName,
+    newest: Option<&StoredSlot>,
+    in_rollups: &mut RollupSearch,
+    step: u64,
+    fingerprint: &Fingerprint,
+    options: &CommitOptions,
+) -> Result<Option<u64>> {
+    if let Some(newest) = newest
+        && let Some(found) = in_rollups.latest_of_step(objects, newest, step)?
+    {
+        if same_content(objects, newest, &found, fingerprint)? {
+            return Ok(Some(found.seq));
+        }
+        if !options.replace {
+            return Err(StoreError::conflict(
+                format!(
+                    "step {step} of run {run} is there with other content (commit {}, manifest {})",
+                    found.seq,
+                    found.manifest.short()
+                ),
+                "Save under another step or run, or add `--replace` to let the new one stand for the step",
+            ));
+        }
+    }
+    check_parent(run, newest, options.expect_parent)?;
+    Ok(None)
 }
 
 /// Remembers what the rollups said, for they do not change while slots are fought over.

@@ -213,7 +213,6 @@ pub fn open(objects: &Objects) -> Result<(Config, Access)> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
 
     /// Promise: a store is made once, opens as what it was made, and leaves nothing of the probe.

@@ -178,7 +178,6 @@ fn id_under<K>(folder: &str, hex: &str) -> Option<tpde_core::Id<K>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
     use proptest::prelude::*;
 

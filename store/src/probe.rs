@@ -139,7 +139,6 @@ fn race(objects: &Objects, nonce: Nonce) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
     use crate::faults::{Fault, FaultStore, Lie, Plan};
     use std::sync::Arc;

@@ -250,7 +250,6 @@ fn by_prefix(objects: &Objects, prefix: &str) -> Result<Option<Resolved>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
     use crate::history::tests::{fabricate, manifest_of, step_of};
     use crate::tags::Target;

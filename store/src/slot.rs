@@ -268,7 +268,6 @@ impl StoredSlot {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
     use crate::summary::tests::any_list;
     use proptest::prelude::*;

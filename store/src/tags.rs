@@ -268,7 +268,6 @@ fn append(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
     use super::*;
     use crate::faults::{Fault, FaultStore, Plan};
     use proptest::prelude::*;

@@ -1,5 +1,11 @@
 //! Save and restore through the library, on disk and in memory.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -286,4 +292,90 @@ fn diff_and_stats() {
     let stats = store.stats().unwrap();
     assert_eq!((stats.runs[0].checkpoints, stats.manifests), (2, 2));
     assert!(stats.stored_bytes() > 0 && stats.raw_bytes() > 16_000);
+}
+
+/// Promise: a chain grows link by link to the depth limit, then starts over from a skip base; every step of a long run restores.
+#[test]
+fn long_runs_stay_shallow() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = memory_store();
+    let mut bytes = weights(3000, 9);
+    let mut ranks = Vec::new();
+    for step in 0..40u64 {
+        let out = dir.path().join(format!("out{step}"));
+        fs::create_dir(&out).unwrap();
+        bytes[step as usize * 7] ^= 1;
+        safetensors(
+            &out.join("m.safetensors"),
+            &[("w", "BF16", vec![3000], bytes.clone())],
+        );
+        let report = save(&store, &out, step).unwrap();
+        ranks.push(store.manifest(report.manifest).unwrap().tensors[0].rank);
+        fs::remove_dir_all(out).unwrap();
+    }
+    assert_eq!(ranks[..=16], (0..=16).collect::<Vec<u8>>());
+    // Step 17 skips to step 0, step 34 to step 32.
+    assert_eq!(ranks[17], 1);
+    assert!(ranks.iter().all(|&rank| rank <= 16), "{ranks:?}");
+    for step in [0u64, 16, 17, 33, 39] {
+        let back = dir.path().join(format!("back{step}"));
+        restore(&store, &format!("run@{step}"), &back).unwrap();
+        let mut expected = weights(3000, 9);
+        (0..=step as usize).for_each(|s| expected[s * 7] ^= 1);
+        let file = fs::read(back.join("m.safetensors")).unwrap();
+        assert_eq!(file[file.len() - 6000..], expected);
+    }
+}
+
+/// Promise: restoring some tensors gives a tensor file of those alone; some files, those alone; nothing that matches is an error.
+#[test]
+fn partial_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let (a, b) = (weights(500, 1), weights(700, 2));
+    let tensors = [
+        ("layers.0.w", "BF16", vec![500], a),
+        ("layers.1.w", "BF16", vec![700], b.clone()),
+    ];
+    safetensors(&out.join("m.safetensors"), &tensors);
+    fs::write(out.join("config.json"), "{}").unwrap();
+    let store = memory_store();
+    let manifest = save(&store, &out, 1).unwrap().manifest;
+    let glob = |text: &str| {
+        Some(
+            globset::GlobSetBuilder::new()
+                .add(globset::Glob::new(text).unwrap())
+                .build()
+                .unwrap(),
+        )
+    };
+    let run = |files, tensors, to: &str| {
+        let target = dir.path().join(to);
+        store.restore(
+            &RestoreRequest {
+                manifest,
+                target,
+                files,
+                tensors,
+                overwrite: false,
+            },
+            &Silent,
+        )
+    };
+    let report = run(None, glob("*.1.*"), "some").unwrap();
+    assert_eq!((report.files, report.tensors), (1, 1));
+    let file = fs::read(dir.path().join("some/m.safetensors")).unwrap();
+    let read = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(read.names(), ["layers.1.w"]);
+    assert_eq!(read.tensor("layers.1.w").unwrap().data(), b);
+    assert_eq!(run(glob("*.json"), None, "files").unwrap().files, 1);
+    assert!(matches!(
+        run(glob("*.bin"), None, "none"),
+        Err(StoreError::NotFound { .. })
+    ));
+    assert!(matches!(
+        run(None, glob("nothing*"), "none"),
+        Err(StoreError::NotFound { .. })
+    ));
 }

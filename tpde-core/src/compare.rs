@@ -63,7 +63,7 @@ impl Comparison {
 /// # Errors
 /// `Invalid` if the lengths differ or are not whole elements.
 pub fn compare(dtype: Dtype, old: &[u8], new: &[u8]) -> Result<Comparison> {
-    if old.len() != new.len() || old.len() % dtype.word_bytes() != 0 {
+    if old.len() != new.len() || !old.len().is_multiple_of(dtype.word_bytes()) {
         let detail = format!("{} and {} bytes of {}", old.len(), new.len(), dtype.name());
         return Err(CodecError::Invalid { detail });
     }
@@ -127,6 +127,10 @@ fn value(bits: u64, dtype: Dtype) -> f64 {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an exponent field of at most five bits"
+)]
 fn small_float(bits: u64, exponent_bits: u32, mantissa_bits: u32, bias: i32) -> f64 {
     let exponent = (bits >> mantissa_bits & ((1 << exponent_bits) - 1)) as i32;
     let mantissa = (bits & ((1 << mantissa_bits) - 1)) as f64 / f64::from(1 << mantissa_bits);

@@ -43,19 +43,13 @@ pub const MAX_GROUP_LOG2: u32 = 16;
 /// Most elements of a tensor (2^48: far above any tensor, far below overflow).
 pub const MAX_TENSOR_ELEMS: u64 = 1 << 48;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Promise: the limits fit one another, so that no other module needs to check them.
-    #[test]
-    fn limits_fit() {
-        assert!(SLICE_BYTES.is_power_of_two());
-        assert!(SLICE_BYTES >= 8 * TILE_ELEMS);
-        assert_eq!(STATE_LOW, 1 << STATE_PAYLOAD_BITS);
-        assert_eq!(u64::from(STATE_LOW) << 16, u64::from(STATE_HIGH));
-        assert!(MAX_SYMBOLS <= 1 << MIN_PROB_BITS);
-        assert!(MAX_CLASSES * (4 << MIN_PROB_BITS) <= MAX_TABLE_BYTES);
-        assert!(BLOCK_LOG2 >= MIN_BLOCK_LOG2 && BLOCK_LOG2 <= TILE_LOG2);
-    }
-}
+// The limits fit one another, so that no other module needs to check them.
+const _: () = {
+    assert!(SLICE_BYTES.is_power_of_two());
+    assert!(SLICE_BYTES >= 8 * TILE_ELEMS);
+    assert!(STATE_LOW == 1 << STATE_PAYLOAD_BITS);
+    assert!((STATE_LOW as u64) << 16 == STATE_HIGH as u64);
+    assert!(MAX_SYMBOLS <= 1 << MIN_PROB_BITS);
+    assert!(MAX_CLASSES * (4 << MIN_PROB_BITS) <= MAX_TABLE_BYTES);
+    assert!(BLOCK_LOG2 >= MIN_BLOCK_LOG2 && BLOCK_LOG2 <= TILE_LOG2);
+};

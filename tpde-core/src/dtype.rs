@@ -71,8 +71,12 @@ macro_rules! dtypes {
             pub const fn word_bytes(self) -> usize {
                 match self {
                     Self::C64 => 4,
-                    _ if self.shape_bits() < 8 => 1,
-                    _ => self.shape_bits() as usize / 8,
+                    _ => match self.shape_bits() {
+                        64 => 8,
+                        32 => 4,
+                        16 => 2,
+                        _ => 1,
+                    },
                 }
             }
 

@@ -32,6 +32,11 @@
 //! # Ok::<(), tpde_core::CodecError>(())
 //! ```
 
+#![cfg_attr(
+    test,
+    expect(clippy::cast_possible_truncation, reason = "tests make up numbers")
+)]
+
 mod arch;
 mod bits;
 mod classes;

@@ -1,11 +1,5 @@
 //! The commit under races, lost answers and refusals.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may stop at the first surprise"
-)]
-
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::error::{Result, StoreError};
 use crate::manifest::MAX_DIMS;
 
 /// Bytes of the length prefix.
-const PREFIX_BYTES: u64 = 8;
+const PREFIX_BYTES: usize = 8;
 /// Longest header, as in the safetensors library.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
@@ -49,23 +49,23 @@ pub(crate) fn read_layout(file: &SourceFile) -> Result<Layout> {
         )
     };
     let len_bytes = file.len_bytes();
-    if len_bytes < PREFIX_BYTES {
+    if len_bytes < PREFIX_BYTES as u64 {
         return Err(refuse(format!(
             "it has {len_bytes} bytes, too few for a safetensors header"
         )));
     }
-    let mut prefix = [0u8; PREFIX_BYTES as usize];
-    prefix.copy_from_slice(&file.read_at(0, PREFIX_BYTES as usize)?);
+    let mut prefix = [0u8; PREFIX_BYTES];
+    prefix.copy_from_slice(&file.read_at(0, PREFIX_BYTES)?);
     let header_bytes = u64::from_le_bytes(prefix);
-    if header_bytes > MAX_HEADER_BYTES || header_bytes > len_bytes - PREFIX_BYTES {
+    if header_bytes > MAX_HEADER_BYTES || header_bytes > len_bytes - PREFIX_BYTES as u64 {
         return Err(refuse(format!(
             "its header claims {header_bytes} bytes, the file has {len_bytes}: it is truncated or not a safetensors file"
         )));
     }
-    let start = PREFIX_BYTES + header_bytes;
+    let start = PREFIX_BYTES as u64 + header_bytes;
     #[expect(clippy::cast_possible_truncation, reason = "at most 100 MiB")]
     let header = file.read_at(0, start as usize)?;
-    let metadata: Metadata = serde_json::from_slice(&header[PREFIX_BYTES as usize..])
+    let metadata: Metadata = serde_json::from_slice(&header[PREFIX_BYTES..])
         .map_err(|e| refuse(format!("its header is not valid ({e})")))?;
     let mut tensors = Vec::new();
     for name in metadata.offset_keys() {

@@ -1,7 +1,5 @@
 //! Runs that are fabricated record by record, so that a long history costs no commits.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
-
 use std::sync::Arc;
 
 use bytes::Bytes;

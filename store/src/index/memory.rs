@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use parking_lot::RwLock;
 
-use super::{ContentKey, Index, Row};
+use super::{ContentKey, Index};
 use crate::ids::PackId;
 
 /// An index that lives as long as the process.
@@ -15,18 +15,20 @@ pub struct MemoryIndex {
 
 #[derive(Debug, Default)]
 struct Known {
-    rows: HashMap<ContentKey, Row>,
+    rows: HashMap<ContentKey, PackId>,
     packs: BTreeSet<PackId>,
 }
 
 impl Index for MemoryIndex {
-    fn lookup(&self, content: &ContentKey) -> Option<Row> {
+    fn lookup(&self, content: &ContentKey) -> Option<PackId> {
         self.known.read().rows.get(content).copied()
     }
 
-    fn insert_pack(&self, pack: &PackId, rows: &[(ContentKey, Row)]) {
+    fn insert_pack(&self, pack: &PackId, contents: &[ContentKey]) {
         let mut known = self.known.write();
-        known.rows.extend(rows.iter().copied());
+        known
+            .rows
+            .extend(contents.iter().map(|content| (*content, *pack)));
         known.packs.insert(*pack);
     }
 

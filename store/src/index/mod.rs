@@ -18,40 +18,27 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use tpde_core::{ID_LEN, TensorId};
+use tpde_core::ID_LEN;
 
 use crate::ids::{PackId, StoreId};
 
 pub use self::memory::MemoryIndex;
 pub use self::sled::SledIndex;
 
-/// The id of a tensor or blob, as bytes: equal content has one id, whatever it is used as.
+/// What a row is filed under: the id of a tensor or blob, or a hash that stands for a part of it.
 pub type ContentKey = [u8; ID_LEN];
-
-/// Where one encoding of some content is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The pack that holds it.
-    pub pack: PackId,
-    /// Index of its first entry in the pack's footer.
-    pub frame: u32,
-    /// The tensor it is a delta against; `None` for an anchor or a blob.
-    pub base: Option<TensorId>,
-    /// 1 + the highest rank of the encodings it reads; 0 for an anchor or a blob.
-    pub rank: u8,
-}
 
 /// What a cache of locations does. Every implementation gives the same answers to the same calls, until something
 /// is damaged; then it may forget, and never invents.
 pub trait Index: Send + Sync {
-    /// Where `content` was last inserted, or `None` if this cache does not know.
-    fn lookup(&self, content: &ContentKey) -> Option<Row>;
+    /// The pack that `content` was last inserted with, or `None` if this cache does not know.
+    fn lookup(&self, content: &ContentKey) -> Option<PackId>;
 
-    /// Adds the rows of a pack, then marks the pack as known. A later row of the same content takes the place of an
-    /// earlier one.
+    /// Adds a row for each content of a pack, then marks the pack as known. A later row of the same content takes the
+    /// place of an earlier one.
     ///
     /// A crash in between leaves rows without the mark, which is harmless: the pack is read again.
-    fn insert_pack(&self, pack: &PackId, rows: &[(ContentKey, Row)]);
+    fn insert_pack(&self, pack: &PackId, contents: &[ContentKey]);
 
     /// Whether [`Index::insert_pack`] has completed for `pack`.
     fn has_pack(&self, pack: &PackId) -> bool;

@@ -15,14 +15,14 @@ use parking_lot::RwLock;
 
 use super::memory::MemoryIndex;
 use super::row;
-use super::{ContentKey, Index, Row};
+use super::{ContentKey, Index};
 use crate::ids::PackId;
 
 /// Memory that sled may use for its pages, in bytes.
 const CACHE_BYTES: u64 = 32 << 20;
 
 /// The layout of keys and rows; another one is set aside.
-const SCHEMA_EPOCH: &[u8] = b"tpde-index-1";
+const SCHEMA_EPOCH: &[u8] = b"tpde-index-2";
 
 /// Where the schema stands.
 const SCHEMA_KEY: &[u8] = b"schema";
@@ -108,20 +108,20 @@ impl Disk {
         Ok(Self { db, rows, packs })
     }
 
-    fn lookup(&self, content: &ContentKey) -> Result<Option<Row>, Trouble> {
+    fn lookup(&self, content: &ContentKey) -> Result<Option<PackId>, Trouble> {
         match self.rows.get(content)? {
             None => Ok(None),
             Some(bytes) => match row::decode(content, &bytes) {
-                Some(row) => Ok(Some(row)),
+                Some(pack) => Ok(Some(pack)),
                 None => Err(Trouble::Damaged("a row's checksum is wrong")),
             },
         }
     }
 
-    fn insert_pack(&self, pack: &PackId, rows: &[(ContentKey, Row)]) -> Result<(), Trouble> {
+    fn insert_pack(&self, pack: &PackId, contents: &[ContentKey]) -> Result<(), Trouble> {
         let mut batch = Batch::default();
-        for (content, row) in rows {
-            batch.insert(&content[..], row::encode(content, row));
+        for content in contents {
+            batch.insert(&content[..], row::encode(content, pack));
         }
         self.rows.apply_batch(batch)?;
         let mark = row::sum(pack.as_bytes(), b"pack");
@@ -294,14 +294,14 @@ fn locked(home: &Path) -> std::io::Result<File> {
 }
 
 impl Index for SledIndex {
-    fn lookup(&self, content: &ContentKey) -> Option<Row> {
+    fn lookup(&self, content: &ContentKey) -> Option<PackId> {
         self.ask(|disk| disk.lookup(content), |twin| twin.lookup(content))
     }
 
-    fn insert_pack(&self, pack: &PackId, rows: &[(ContentKey, Row)]) {
+    fn insert_pack(&self, pack: &PackId, contents: &[ContentKey]) {
         self.ask(
-            |disk| disk.insert_pack(pack, rows),
-            |twin| twin.insert_pack(pack, rows),
+            |disk| disk.insert_pack(pack, contents),
+            |twin| twin.insert_pack(pack, contents),
         );
     }
 

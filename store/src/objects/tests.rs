@@ -1,7 +1,5 @@
 //! One set of promises, three backends: memory, a folder, and anything behind the runtime.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
-
 use super::*;
 use crate::ids::{ManifestId, PackId};
 use crate::names::RunName;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use globset::GlobSet;
 use rayon::prelude::*;
-use tpde_core::{Dtype, ID_LEN, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices_of};
+use tpde_core::{Dtype, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices_of};
 
 use super::WINDOW_BYTES;
 use crate::content::BLOB_BYTES;
@@ -13,6 +13,7 @@ use crate::files::safetensors::{is_named_like_one, read_layout};
 use crate::files::scan::Found;
 use crate::files::source::SourceFile;
 use crate::ids::BlobId;
+use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::Progress;
 
 /// A tensor's content and one place where its bytes stand.
@@ -44,32 +45,11 @@ pub(super) struct BlobSource {
     pub(super) place: (String, usize),
 }
 
-/// What an entry of the directory is.
-#[derive(Debug, Clone)]
-pub(super) enum Content {
-    Directory,
-    Opaque {
-        digest: [u8; ID_LEN],
-        blobs: Vec<u32>,
-    },
-    Safetensors {
-        header: Vec<u32>,
-        tensors: Vec<(String, Vec<u64>, u32)>,
-    },
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct FileEntry {
-    pub(super) path: String,
-    pub(super) mode: u32,
-    pub(super) content: Content,
-}
-
 /// A checkpoint as it stands on the user's disk.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) sources: Vec<SourceFile>,
-    pub(super) files: Vec<FileEntry>,
+    pub(super) files: Vec<FileRecord>,
     pub(super) tensors: Vec<TensorSource>,
     pub(super) blobs: Vec<BlobSource>,
 }
@@ -162,12 +142,12 @@ impl Checkpoint {
         let mut contents = Contents::default();
         for (file, source, plan) in plans {
             let content = match plan {
-                Plan::Directory => Content::Directory,
+                Plan::Directory => FileContent::Directory,
                 Plan::Opaque { jobs: range } => {
                     let parts: Vec<SubtreeHash> = hashed[range.clone()].iter().map(|h| h.part).collect();
                     let digest = merge_subtrees(&parts).unwrap_or_else(|| TensorId::of(&[]));
                     let blobs = contents.blobs(&mut checkpoint.blobs, &file.path, range, &jobs, &hashed);
-                    Content::Opaque {
+                    FileContent::Opaque {
                         digest: *digest.as_bytes(),
                         blobs,
                     }
@@ -178,16 +158,38 @@ impl Checkpoint {
                         .into_iter()
                         .map(|t| contents.tensor(&mut checkpoint.tensors, &file.path, source, t, &hashed))
                         .collect();
-                    Content::Safetensors { header, tensors }
+                    FileContent::Safetensors { header, tensors }
                 }
             };
-            checkpoint.files.push(FileEntry {
+            checkpoint.files.push(FileRecord {
                 path: file.path.clone(),
                 mode: file.mode,
                 content,
             });
         }
         Ok(checkpoint)
+    }
+
+    /// Writes what the checkpoint consists of into `manifest`; where it is stored is not known yet.
+    pub(super) fn describe(&self, manifest: &mut Manifest) {
+        manifest.files.clone_from(&self.files);
+        let tensor = |t: &TensorSource| TensorRecord {
+            id: t.id,
+            dtype: t.dtype,
+            len_bytes: t.len_bytes,
+            packs: Vec::new(),
+            rank: 0,
+            stored_bytes: 0,
+            changed_elems: 0,
+            max_ulp: 0,
+        };
+        manifest.tensors = self.tensors.iter().map(tensor).collect();
+        let blob = |b: &BlobSource| BlobRecord {
+            id: b.id,
+            len_bytes: b.len_bytes as u64,
+            pack: 0,
+        };
+        manifest.blobs = self.blobs.iter().map(blob).collect();
     }
 
     /// Bytes of all distinct contents.
@@ -239,7 +241,7 @@ impl Contents {
         source: usize,
         planned: PlannedTensor,
         hashed: &[Hashed],
-    ) -> (String, Vec<u64>, u32) {
+    ) -> NamedTensor {
         let parts: Vec<SubtreeHash> = hashed[planned.jobs].iter().map(|h| h.part).collect();
         let id = merge_subtrees(&parts).unwrap_or_else(|| TensorId::of(&[]));
         let index = *self.tensors.entry((id, planned.dtype)).or_insert_with(|| {
@@ -256,7 +258,11 @@ impl Contents {
         list[index as usize]
             .names
             .push((path.to_owned(), planned.name.clone()));
-        (planned.name, planned.shape, index)
+        NamedTensor {
+            name: planned.name,
+            shape: planned.shape,
+            tensor: index,
+        }
     }
 }
 

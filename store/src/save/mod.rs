@@ -25,12 +25,13 @@ use crate::files::scan::scan;
 use crate::history;
 use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
-use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
+use crate::manifest::{FileContent, Manifest};
 use crate::names::RunName;
 use crate::progress::{Progress, Stage};
+use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::Totals;
-use ids::{Checkpoint, Content};
+use ids::Checkpoint;
 
 /// Most links below a tensor, unless the caller says otherwise.
 pub const DEFAULT_MAX_DEPTH: u8 = 16;
@@ -114,32 +115,7 @@ impl Store {
         progress.finish();
 
         let newest = history::newest(self.objects(), &request.run)?;
-        let bases = bases::Bases::new(self, newest.as_ref(), request.parent)?;
-        let mut packs = writer::PackQueue::new(self);
-        progress.start(Stage::Encode, checkpoint.raw_bytes());
-        let mut tensors =
-            tensors::store_tensors(self, &checkpoint, &bases, request.max_depth, &mut packs, progress)?;
-        let blobs = blobs::store_blobs(self, &checkpoint, &bases, &mut packs, progress)?;
-        let written_bytes = packs.finish()?;
-        for (tensor, stored) in checkpoint
-            .tensors
-            .iter()
-            .zip(&mut tensors)
-            .filter(|(_, stored)| stored.is_new)
-        {
-            stored.packs = packs.packs_of(tensor.id.as_bytes());
-        }
-        let blobs: Vec<PackId> = checkpoint
-            .blobs
-            .iter()
-            .zip(blobs)
-            .filter_map(|(blob, known)| known.or_else(|| packs.packs_of(blob.id.as_bytes()).first().copied()))
-            .collect();
-        progress.finish();
-        checkpoint.sources.iter().try_for_each(|s| s.check_unchanged())?;
-
-        let new_tensors = tensors.iter().filter(|t| t.is_new).count();
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             run: request.run.as_str().to_owned(),
             step: request.step,
             created_unix_ms: now_unix_ms(),
@@ -150,50 +126,139 @@ impl Store {
             blobs: Vec::new(),
             files: Vec::new(),
         };
-        let manifest = fill(manifest, &checkpoint, &tensors, &blobs);
-        let (id, bytes) = manifest.encode()?;
-        let stored_bytes = written_bytes + bytes.len() as u64;
-        self.objects().put_content(&Key::Manifest(id), bytes.into())?;
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let totals = Totals {
-            raw_bytes: manifest.raw_bytes(),
-            stored_bytes,
-            tensors: count(manifest.named_tensors().count()),
-            new_tensors: count(new_tensors),
-        };
-        let new = NewCommit {
-            manifest: id,
-            fingerprint: manifest.fingerprint(),
-            step: request.step,
-            nonce: Nonce::random()?,
-            created_unix_ms: manifest.created_unix_ms,
-            totals,
-        };
+        checkpoint.describe(&mut manifest);
+        let fingerprint = manifest.fingerprint();
         let options = CommitOptions {
             replace: request.replace,
             expect_parent: request.expect_parent,
         };
+        let mut report = SaveReport {
+            manifest: ManifestId::of(&[]),
+            seq: 0,
+            already_there: true,
+            raw_bytes: manifest.raw_bytes(),
+            stored_bytes: 0,
+            files: count(
+                manifest
+                    .files
+                    .iter()
+                    .filter(|f| f.content != FileContent::Directory)
+                    .count(),
+            ),
+            tensors: count(manifest.named_tensors().count()),
+            new_tensors: 0,
+        };
+        let standing = commit::precheck(
+            self.objects(),
+            &request.run,
+            newest.as_ref(),
+            request.step,
+            &fingerprint,
+            &options,
+        )?;
+        if let (Some(seq), Some(newest)) = (standing, &newest) {
+            report.seq = seq;
+            report.manifest = history::commit_at(self.objects(), newest, seq)?.manifest;
+            return Ok(report);
+        }
+
+        let (stored_bytes, new_tensors) =
+            self.store_contents(request, &checkpoint, newest.as_ref(), &mut manifest, progress)?;
+        checkpoint.sources.iter().try_for_each(|s| s.check_unchanged())?;
+        let (id, bytes) = manifest.encode()?;
+        report.stored_bytes = stored_bytes + bytes.len() as u64;
+        report.new_tensors = new_tensors;
+        self.objects().put_content(&Key::Manifest(id), bytes.into())?;
+        let new = NewCommit {
+            manifest: id,
+            fingerprint,
+            step: request.step,
+            nonce: Nonce::random()?,
+            created_unix_ms: manifest.created_unix_ms,
+            totals: Totals {
+                raw_bytes: report.raw_bytes,
+                stored_bytes: report.stored_bytes,
+                tensors: report.tensors,
+                new_tensors,
+            },
+        };
         let outcome = commit::commit(self.objects(), &request.run, &new, &options)?;
         self.catalog.flush();
-        let report = |seq, already_there, manifest_id, stored_bytes| SaveReport {
-            manifest: manifest_id,
-            seq,
-            already_there,
-            raw_bytes: totals.raw_bytes,
-            stored_bytes,
-            files: count(manifest.files.len()),
-            tensors: totals.tensors,
-            new_tensors: totals.new_tensors,
-        };
-        Ok(match outcome {
-            Outcome::Committed { seq } => report(seq, false, id, stored_bytes),
+        match outcome {
+            Outcome::Committed { seq } => {
+                report.already_there = false;
+                (report.seq, report.manifest) = (seq, id);
+            }
+            // Another process saved the same files to the same step while this one was at it.
             Outcome::AlreadyThere { seq } => {
                 let newest = history::newest_of(self.objects(), &request.run)?;
-                let there = history::commit_at(self.objects(), &newest, seq)?;
-                report(seq, true, there.manifest, 0)
+                (report.seq, report.manifest) =
+                    (seq, history::commit_at(self.objects(), &newest, seq)?.manifest);
             }
+        }
+        Ok(report)
+    }
+
+    /// Stores what is new and notes in `manifest` where everything is. Returns the bytes written and the number of new
+    /// tensors.
+    fn store_contents(
+        &self,
+        request: &SaveRequest,
+        checkpoint: &Checkpoint,
+        newest: Option<&StoredSlot>,
+        manifest: &mut Manifest,
+        progress: &dyn Progress,
+    ) -> Result<(u64, u32)> {
+        let bases = bases::Bases::new(self, newest, request.parent)?;
+        let mut packs = writer::PackQueue::new(self);
+        progress.start(Stage::Encode, checkpoint.raw_bytes());
+        let tensors =
+            tensors::store_tensors(self, checkpoint, &bases, request.max_depth, &mut packs, progress)?;
+        let blobs = blobs::store_blobs(self, checkpoint, &bases, &mut packs, progress)?;
+        let written_bytes = packs.finish()?;
+        progress.finish();
+        let mut list = PackList::default();
+        let mut new_tensors = 0;
+        for (record, stored) in manifest.tensors.iter_mut().zip(&tensors) {
+            let holders = if stored.is_new {
+                packs.packs_of(record.id.as_bytes())
+            } else {
+                stored.packs.clone()
+            };
+            record.packs = holders.into_iter().map(|p| list.index(p)).collect();
+            record.rank = stored.rank;
+            record.stored_bytes = stored.stored_bytes;
+            record.changed_elems = stored.changed_elems;
+            record.max_ulp = stored.max_ulp;
+            new_tensors += u32::from(stored.is_new);
+        }
+        for (record, known) in manifest.blobs.iter_mut().zip(blobs) {
+            let holder = known.or_else(|| packs.packs_of(record.id.as_bytes()).first().copied());
+            record.pack = holder.map_or(0, |p| list.index(p));
+        }
+        manifest.packs = list.packs;
+        Ok((written_bytes, new_tensors))
+    }
+}
+
+/// Packs, each once, in the order in which they were first named.
+#[derive(Debug, Default)]
+struct PackList {
+    packs: Vec<PackId>,
+    index_of: HashMap<PackId, u32>,
+}
+
+impl PackList {
+    fn index(&mut self, pack: PackId) -> u32 {
+        *self.index_of.entry(pack).or_insert_with(|| {
+            self.packs.push(pack);
+            count(self.packs.len() - 1)
         })
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Where a tensor ended up.
@@ -205,69 +270,6 @@ struct StoredTensor {
     changed_elems: u64,
     max_ulp: u64,
     is_new: bool,
-}
-
-/// Fills in what the checkpoint holds and where it is.
-fn fill(
-    mut manifest: Manifest,
-    checkpoint: &Checkpoint,
-    tensors: &[StoredTensor],
-    blobs: &[PackId],
-) -> Manifest {
-    let mut index_of = HashMap::new();
-    let mut packs = Vec::new();
-    let mut index = |pack: PackId| -> u32 {
-        *index_of.entry(pack).or_insert_with(|| {
-            packs.push(pack);
-            u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
-        })
-    };
-    for (tensor, stored) in checkpoint.tensors.iter().zip(tensors) {
-        manifest.tensors.push(TensorRecord {
-            id: tensor.id,
-            dtype: tensor.dtype,
-            len_bytes: tensor.len_bytes,
-            packs: stored.packs.iter().map(|&p| index(p)).collect(),
-            rank: stored.rank,
-            stored_bytes: stored.stored_bytes,
-            changed_elems: stored.changed_elems,
-            max_ulp: stored.max_ulp,
-        });
-    }
-    for (blob, &pack) in checkpoint.blobs.iter().zip(blobs) {
-        manifest.blobs.push(BlobRecord {
-            id: blob.id,
-            len_bytes: blob.len_bytes as u64,
-            pack: index(pack),
-        });
-    }
-    manifest.packs = packs;
-    for file in &checkpoint.files {
-        let content = match &file.content {
-            Content::Directory => FileContent::Directory,
-            Content::Opaque { digest, blobs } => FileContent::Opaque {
-                digest: *digest,
-                blobs: blobs.clone(),
-            },
-            Content::Safetensors { header, tensors } => FileContent::Safetensors {
-                header: header.clone(),
-                tensors: tensors
-                    .iter()
-                    .map(|(name, shape, tensor)| NamedTensor {
-                        name: name.clone(),
-                        shape: shape.clone(),
-                        tensor: *tensor,
-                    })
-                    .collect(),
-            },
-        };
-        manifest.files.push(FileRecord {
-            path: file.path.clone(),
-            mode: file.mode,
-            content,
-        });
-    }
-    manifest
 }
 
 /// Milliseconds since 1970, by this machine's clock.

@@ -28,11 +28,14 @@ fn most_tables(prob_bits: u32) -> usize {
 impl TokenTables {
     /// Builds the cheapest set for one histogram a class; `None` if all are empty.
     pub(crate) fn fit(histograms: &[Vec<u32>], shape: TokenShape) -> Option<Self> {
+        let price = |h: &[u32]| cost::entropy(h) + cost::bits(logs_bits(&quantise(h)));
         let mut best: Option<(u64, Self)> = None;
+        let (mut map, mut merged) = merge_classes(histograms, MAX_CLASSES, price);
+        // Finer probabilities leave room for fewer tables: merging goes on from what was merged before.
         for prob_bits in MIN_PROB_BITS..=MAX_PROB_BITS {
-            let price = |h: &[u32]| cost::entropy(h) + cost::bits(logs_bits(&quantise(h)));
-            let most = most_tables(prob_bits).min(MAX_CLASSES);
-            let (map, merged) = merge_classes(histograms, most, price);
+            let (further, joined) = merge_classes(&merged, most_tables(prob_bits), price);
+            map.table_of = map.table_of.map(|t| further.table_of[usize::from(t)]);
+            merged = joined;
             if merged.is_empty() {
                 return None;
             }
@@ -42,6 +45,7 @@ impl TokenTables {
                 total += Table::from_logs(logs, prob_bits).cost(h)? + cost::bits(logs_bits(logs));
             }
             if best.as_ref().is_none_or(|(least, _)| total < *least) {
+                let map = map.clone();
                 best = Some((
                     total,
                     Self {

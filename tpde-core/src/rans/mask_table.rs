@@ -38,10 +38,18 @@ fn change_probability(log_odds: u8) -> u64 {
     if o <= EVEN { smaller } else { ONE - smaller }
 }
 
+/// Product of two fractions of 2^32.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both are at most 2^32, so their product is at most 2^64"
+)]
+fn times(a: u64, b: u64) -> u64 {
+    ((u128::from(a) * u128::from(b)) >> 32) as u64
+}
+
 /// The table of masks with log-odds `o ≥ 1`.
 pub(crate) fn mask_table(log_odds: u8) -> Table {
     let p = change_probability(log_odds);
-    let times = |a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 32) as u64;
     // Probability of one given byte with k ones.
     let mut by_ones = [0u64; 9];
     for (ones, weight) in by_ones.iter_mut().enumerate() {

@@ -66,7 +66,7 @@ impl StreamWriter {
         if carried >= raw_bits {
             return;
         }
-        if carried % 8 == 0 {
+        if carried.is_multiple_of(8) {
             w.raw(&raw[carried / 8..]);
             return;
         }
@@ -127,7 +127,7 @@ impl<'a> StreamReader<'a> {
         }
         let carried_bits = payload.len_bits();
         let mut bytes;
-        if carried_bits % 8 == 0 {
+        if carried_bits.is_multiple_of(8) {
             bytes = payload.into_bytes();
             bytes.extend_from_slice(rest);
         } else {

@@ -1,0 +1,76 @@
+//! The log of a run of 10 000 checkpoints on local disk: time of reading all of it, of the newest slot, of finding a step.
+
+use std::time::Instant;
+
+use tpde_bench::machine::describe;
+use tpde_bench::report::Table;
+use tpde_store::{
+    CommitOptions, Fingerprint, ManifestId, Nonce, Objects, RunName, Totals, commit, config, history,
+};
+
+type Failure = Box<dyn std::error::Error>;
+
+const COMMITS: u64 = 10_000;
+const REPEATS: usize = 11;
+
+fn main() -> Result<(), Failure> {
+    println!(
+        "a run of {COMMITS} checkpoints on local disk, on {}\n",
+        describe()
+    );
+    let dir = tempfile::tempdir()?;
+    let place = dir.path().join("store");
+    let objects = Objects::open_or_make(place.to_str().ok_or("a temporary path is not UTF-8")?)?;
+    config::init(&objects)?;
+    let run: RunName = "long".parse()?;
+    let start = Instant::now();
+    for step in 0..COMMITS {
+        let new = commit::NewCommit {
+            manifest: ManifestId::of(&step.to_le_bytes()),
+            fingerprint: Fingerprint::of(&step.to_le_bytes()),
+            step: 10 * step,
+            nonce: Nonce::random()?,
+            created_unix_ms: 1_700_000_000_000 + 61_000 * step,
+            totals: Totals {
+                raw_bytes: 2_000_000_000,
+                stored_bytes: 20_000_000 + step * 17 % 9999,
+                tensors: 300,
+                new_tensors: 290,
+            },
+        };
+        commit::commit(&objects, &run, &new, &CommitOptions::default())?;
+    }
+    println!(
+        "committing them took {:.1} s ({:.2} ms each, flushed to disk)\n",
+        start.elapsed().as_secs_f64(),
+        start.elapsed().as_secs_f64() * 1e3 / COMMITS as f64
+    );
+    let mut table = Table::new(&["request", "median of 11, warm"]);
+    let mut time = |name: &str, f: &dyn Fn() -> Result<(), Failure>| -> Result<(), Failure> {
+        let mut seconds = Vec::new();
+        for _ in 0..REPEATS {
+            let start = Instant::now();
+            f()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        table.row(vec![name.into(), format!("{:.2} ms", seconds[REPEATS / 2] * 1e3)]);
+        Ok(())
+    };
+    time("the whole log", &|| {
+        let log = history::log(&objects, &run)?;
+        if log.len() as u64 == COMMITS {
+            Ok(())
+        } else {
+            Err(format!("{} commits", log.len()).into())
+        }
+    })?;
+    time("the newest checkpoint", &|| {
+        Ok(history::newest(&objects, &run).map(drop)?)
+    })?;
+    time("a step in the middle", &|| {
+        Ok(history::find_step(&objects, &run, 50_000).map(drop)?)
+    })?;
+    table.print();
+    Ok(())
+}
