@@ -28,7 +28,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/tpde-demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 # Neither the user's store nor the user's cache is touched.
-export TPDE_STORE=$work/store XDG_CACHE_HOME=$work/cache
+export TPDE_STORE=$work/store TPDE_CACHE_DIR=$work/cache
 
 source_of() { printf '%s/step-%05d' "$fixtures" "$1"; }
 

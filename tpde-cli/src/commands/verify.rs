@@ -75,11 +75,11 @@ impl Answer for Verified {
     fn show(&self, page: &mut Page) {
         for problem in &self.problems {
             page.line(format!(
-                "{} {}: {}",
+                "{} {}",
                 page.paint(Tone::Bad, "problem:"),
-                page.paint(Tone::Strong, &plain(&problem.object)),
-                plain(&problem.detail)
+                page.paint(Tone::Strong, &plain(&problem.object))
             ));
+            page.line(format!("  {}", plain(&problem.detail)));
         }
         page.gap();
         let verdict = match self.problems.len() as u64 {
