@@ -65,18 +65,37 @@ pub(crate) fn read_slice(
             "its chain is empty",
         ));
     };
-    let hash = Chain::new(&frames)
-        .and_then(|chain| chain.decode(out))
-        .map_err(|e| damaged(newest, e))?;
+    let hash = match Chain::new(&frames).and_then(|chain| chain.decode(out)) {
+        Ok(hash) => hash,
+        Err(error) => {
+            let culprit = first_damaged(links, &frames, out).unwrap_or(newest);
+            return Err(damaged(culprit, error));
+        }
+    };
     match hash {
         SubtreeHash::Whole(found) if found != id => {
-            Err(damaged(newest, CodecError::WrongTensor { expected: id, found }))
+            let culprit = first_damaged(links, &frames, out).unwrap_or(newest);
+            Err(damaged(culprit, CodecError::WrongTensor { expected: id, found }))
         }
         _ => Ok(ReadSlice {
             hash,
             dtype: frames[0].dtype(),
         }),
     }
+}
+
+/// The oldest link of a damaged chain that does not decode to what it is named after: decoding fuses all links, so only going
+/// through them one by one tells which pack to replace.
+fn first_damaged<'p>(links: &'p [Piece], frames: &[Frame<'_>], out: &mut [u8]) -> Option<&'p Piece> {
+    (1..=links.len()).find_map(|depth| {
+        let expected = TensorId::from_bytes(links[depth - 1].entry().id);
+        let sound = match Chain::new(&frames[..depth]).and_then(|chain| chain.decode(out)) {
+            Ok(SubtreeHash::Whole(found)) => found == expected,
+            Ok(SubtreeHash::Part(_)) => true,
+            Err(_) => false,
+        };
+        (!sound).then(|| &links[depth - 1])
+    })
 }
 
 /// Reads a blob and everything that it is a prefix delta of.

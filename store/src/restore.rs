@@ -331,10 +331,10 @@ fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'
         .filter(|f| request.tensors.is_none() || tensors_of(f, request.tensors.as_ref()).next().is_some())
         .collect();
     if files.is_empty() {
-        let what = if request.tensors.is_some() {
-            "a tensor with that name"
-        } else {
-            "a file with that path"
+        let what = match (&request.files, &request.tensors) {
+            (Some(_), Some(_)) => "a file with that path that holds a tensor with that name",
+            (_, Some(_)) => "a tensor whose name matches --tensors",
+            (_, None) => "a file whose path matches --files",
         };
         return Err(StoreError::not_found(
             what,

@@ -27,7 +27,7 @@ impl Store {
     /// # Errors
     /// As [`config::init`].
     pub fn init(location: &str) -> Result<Self> {
-        let objects = Objects::open(location)?;
+        let objects = Objects::open_or_make(location)?;
         config::init(&objects)?;
         Self::over(objects, cache_folder())
     }

@@ -174,7 +174,7 @@ pub fn list(objects: &Objects) -> Result<Vec<TagRecord>> {
 ///
 /// # Errors
 /// * `Conflict`: it stands for something else, and `force` is off.
-/// * `OutcomeUnknown`: run `tpde tag list` to see; setting it again is harmless.
+/// * `OutcomeUnknown`: run `tpde tag` to see; setting it again is harmless.
 /// * `Backend`: nothing was written; run the command again.
 pub fn set(
     objects: &Objects,
@@ -214,7 +214,7 @@ pub fn remove(objects: &Objects, name: &TagName, now_unix_ms: u64) -> Result<Tag
         Some(now) if removed_here => Ok(Step::Done(now.clone())),
         _ => Err(StoreError::not_found(
             format!("tag {name}"),
-            "Run `tpde tag list` to see the tags there are",
+            "Run `tpde tag` to see the tags there are",
         )),
     })
 }
@@ -254,7 +254,7 @@ fn append(
             nonce,
             created_unix_ms,
         };
-        let hint = "Run `tpde tag list` to see; the same command again is harmless";
+        let hint = "Run `tpde tag` to see; the same command again is harmless";
         let key = Key::Tag(name.clone(), seq);
         let claimed = claim(objects, &key, &Bytes::from(record.encode()), hint, |found| {
             Ok(TagRecord::from_bytes(name, seq, found)?.nonce == nonce)

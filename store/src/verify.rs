@@ -69,19 +69,22 @@ impl VerifyReport {
     fn note<T>(&mut self, object: impl Into<String>, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(
-                error @ (StoreError::Corrupt { .. }
-                | StoreError::NotFound { .. }
-                | StoreError::Newer { .. }
-                | StoreError::Codec(_)),
-            ) => {
-                self.problems.push(Problem {
-                    object: object.into(),
-                    detail: error.to_string(),
-                });
+            Err(error) => {
+                // The hint of such an error is to run verify, and this is it.
+                let detail = match error {
+                    StoreError::Corrupt { object, detail, .. } => format!("{object}: {detail}"),
+                    StoreError::NotFound { what, .. } => format!("{what} was not found"),
+                    StoreError::Newer { what, detail } => format!("{what} needs a newer tpde: {detail}"),
+                    StoreError::Codec(error) => error.to_string(),
+                    other => return Err(other),
+                };
+                let object = object.into();
+                let detail = detail
+                    .strip_prefix(&format!("{object}: "))
+                    .map_or(detail.clone(), str::to_owned);
+                self.problems.push(Problem { object, detail });
                 Ok(None)
             }
-            Err(error) => Err(error),
         }
     }
 }

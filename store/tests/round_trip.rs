@@ -379,3 +379,39 @@ fn partial_restores() {
         Err(StoreError::NotFound { .. })
     ));
 }
+
+/// Promise: when a link deep in a chain is damaged, the error names its pack and not the one that leans on it.
+#[test]
+fn the_damaged_pack_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let mut bytes = weights(70_000, 1);
+    let mut packs = Vec::new();
+    for step in 0..3 {
+        bytes[step * 100] ^= 1;
+        safetensors(
+            &out.join("m.safetensors"),
+            &[("w", "BF16", vec![70_000], bytes.clone())],
+        );
+        let report = save(&store(), &out, step as u64).unwrap();
+        let manifest = store().manifest(report.manifest).unwrap();
+        packs.push(manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex());
+    }
+    let damaged = place
+        .join("packs")
+        .join(&packs[0][..2])
+        .join(format!("{}.pack", packs[0]));
+    let mut pack = fs::read(&damaged).unwrap();
+    pack[50_000] ^= 1;
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&damaged, pack).unwrap();
+    let error = restore(&store(), "run@2", &dir.path().join("back"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&packs[0]), "{error}");
+    assert!(!error.contains(&packs[2]), "{error}");
+}

@@ -175,7 +175,7 @@ fn caught<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
 
 /// Moves a damaged cache out of the way, and keeps only the last such one. Best effort.
 fn set_aside(folder: &Path, trouble: &Trouble) {
-    tracing::warn!(folder = %folder.display(), %trouble, "the index is damaged; starting an empty one");
+    tracing::info!(folder = %folder.display(), %trouble, "the index cannot be used; starting an empty one");
     let mut newest = 0;
     let siblings = folder.parent().and_then(|p| p.read_dir().ok());
     for sibling in siblings.into_iter().flatten().flatten() {
