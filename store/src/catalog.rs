@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use tpde_core::TensorId;
 
 use crate::error::{Result, StoreError};
-use crate::ids::PackId;
+use crate::ids::{BlobId, PackId};
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
-use crate::pack::{BLOB_PART, Content, ContentHash, Entry, read_entries};
+use crate::pack::{BLOB_PART, ContentHash, Entry, read_entries};
 
 /// A pack's entries, by content and part.
 #[derive(Debug)]
@@ -76,9 +76,18 @@ impl Piece {
 /// Finds content; see the module.
 pub(crate) struct Catalog {
     index: Box<dyn Index>,
-    read: Mutex<HashMap<PackId, Option<Arc<PackEntries>>>>,
-    refreshed: Mutex<bool>,
-    rebuilt: Mutex<bool>,
+    read: Mutex<HashMap<PackId, Arc<PackEntries>>>,
+    scanned: Mutex<Scanned>,
+}
+
+/// Which packs were asked since this process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scanned {
+    Nothing,
+    /// Those that the index did not know.
+    New,
+    /// All, into an empty index.
+    All,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -105,8 +114,7 @@ impl Catalog {
         Self {
             index,
             read: Mutex::default(),
-            refreshed: Mutex::new(false),
-            rebuilt: Mutex::new(false),
+            scanned: Mutex::new(Scanned::Nothing),
         }
     }
 
@@ -134,10 +142,8 @@ impl Catalog {
         if let Some(piece) = self.by_index(objects, id, part)? {
             return Ok(Some(piece));
         }
-        if self.refresh(objects)? {
-            return self.by_index(objects, id, part);
-        }
-        Ok(None)
+        self.scan(objects, Scanned::New)?;
+        self.by_index(objects, id, part)
     }
 
     /// Finds a part that the store must hold: if nobody knows it, all packs are asked again before giving up, because an index
@@ -152,14 +158,10 @@ impl Catalog {
         part: u32,
         hints: &[PackId],
     ) -> Result<Option<Piece>> {
-        let found = self.find(objects, id, part, hints)?;
-        if found.is_some() || std::mem::replace(&mut *self.rebuilt.lock(), true) {
-            return Ok(found);
+        if let Some(piece) = self.find(objects, id, part, hints)? {
+            return Ok(Some(piece));
         }
-        tracing::debug!("rebuilding the index: it does not know some content that the store should hold");
-        self.index.clear();
-        *self.refreshed.lock() = false;
-        self.refresh(objects)?;
+        self.scan(objects, Scanned::All)?;
         self.by_index(objects, id, part)
     }
 
@@ -186,42 +188,45 @@ impl Catalog {
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
     fn entries(&self, objects: &Objects, pack: PackId) -> Result<Option<Arc<PackEntries>>> {
         if let Some(known) = self.read.lock().get(&pack) {
-            return Ok(known.clone());
+            return Ok(Some(Arc::clone(known)));
         }
-        let entries = match read_entries(objects, pack) {
-            Ok(entries) => Some(Arc::new(PackEntries::new(entries))),
-            Err(
-                error @ (StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Newer { .. }),
-            ) => {
-                tracing::warn!("{error}");
-                None
-            }
-            Err(error) => return Err(error),
+        let Some(entries) = readable(read_entries(objects, pack))? else {
+            return Ok(None);
         };
-        self.read.lock().insert(pack, entries.clone());
-        Ok(entries)
+        let entries = Arc::new(PackEntries::new(entries));
+        self.read.lock().insert(pack, Arc::clone(&entries));
+        Ok(Some(entries))
     }
 
-    /// Takes the packs that the index does not know into it, once; says whether that was done now.
-    fn refresh(&self, objects: &Objects) -> Result<bool> {
-        let mut refreshed = self.refreshed.lock();
-        if *refreshed {
-            return Ok(false);
+    /// Takes packs into the index: once those that it does not know, once all of them.
+    fn scan(&self, objects: &Objects, wanted: Scanned) -> Result<()> {
+        // Held throughout: whoever misses meanwhile waits, and then looks again.
+        let mut scanned = self.scanned.lock();
+        if *scanned >= wanted {
+            return Ok(());
         }
-        if self.index.is_doubtful() {
+        if wanted == Scanned::All {
+            tracing::debug!("asking all packs: some content that the store should hold is not in the index");
+        }
+        if wanted == Scanned::All || self.index.is_doubtful() {
             self.index.clear();
         }
         for listed in objects.list(&Prefix::Packs)? {
             if let Key::Pack(pack) = listed.key
                 && !self.index.has_pack(&pack)
-                && let Some(entries) = self.entries(objects, pack)?
+                && let Some(entries) = readable(read_entries(objects, pack))?
             {
-                self.add_to_index(pack, &entries.entries);
+                self.add_to_index(pack, &entries);
             }
         }
         self.index.flush();
-        *refreshed = true;
-        Ok(true)
+        *scanned = wanted;
+        Ok(())
+    }
+
+    /// Forgets what was read of a pack that turned out to be gone.
+    pub(crate) fn forget(&self, pack: &PackId) {
+        self.read.lock().remove(pack);
     }
 
     fn add_to_index(&self, pack: PackId, entries: &[Entry]) {
@@ -235,9 +240,7 @@ impl Catalog {
     /// A pack was just written: everything in it can be found from now on.
     pub(crate) fn added(&self, pack: PackId, entries: Vec<Entry>) {
         self.add_to_index(pack, &entries);
-        self.read
-            .lock()
-            .insert(pack, Some(Arc::new(PackEntries::new(entries))));
+        self.read.lock().insert(pack, Arc::new(PackEntries::new(entries)));
     }
 
     /// Makes what was learned outlive this process.
@@ -256,25 +259,39 @@ impl Catalog {
         slice: u32,
         hints: &[PackId],
     ) -> Result<Vec<Piece>> {
-        let mut links = Vec::new();
-        let mut wanted = (*id.as_bytes(), hints.to_vec());
+        self.links(objects, *id.as_bytes(), slice, hints)
+    }
+
+    /// The pieces that a part of some content is decoded from, the one without a base first.
+    ///
+    /// # Errors
+    /// `Corrupt` if a link is missing or ranks do not descend.
+    pub(crate) fn links(
+        &self,
+        objects: &Objects,
+        id: ContentHash,
+        part: u32,
+        hints: &[PackId],
+    ) -> Result<Vec<Piece>> {
+        let short = |id: ContentHash| TensorId::from_bytes(id).short();
+        let what = if part == BLOB_PART { "blob" } else { "tensor" };
+        let mut links: Vec<Piece> = Vec::new();
+        let mut wanted = (id, hints.to_vec());
         loop {
-            let missing = || {
-                let what = TensorId::from_bytes(wanted.0).short();
-                StoreError::corrupt(
-                    format!("tensor {}", id.short()),
-                    format!("no pack holds tensor {what}, which it needs"),
-                )
-            };
             let piece = self
-                .find_anywhere(objects, &wanted.0, slice, &wanted.1)?
-                .ok_or_else(missing)?;
+                .find_anywhere(objects, &wanted.0, part, &wanted.1)?
+                .ok_or_else(|| {
+                    let detail = match links.is_empty() {
+                        true => "no pack holds it".to_owned(),
+                        false => format!(
+                            "no pack holds {what} {}, which it is stored against",
+                            short(wanted.0)
+                        ),
+                    };
+                    StoreError::corrupt(format!("{what} {}", short(id)), detail)
+                })?;
             let entry = piece.entry();
-            if !matches!(entry.content, Content::Slices { .. }) {
-                return Err(missing());
-            }
-            let below = links.last().map_or(u8::MAX, |p: &Piece| p.entry().rank);
-            if !links.is_empty() && entry.rank >= below {
+            if links.last().is_some_and(|above| entry.rank >= above.entry().rank) {
                 return Err(StoreError::corrupt(
                     piece.shown(),
                     "its chain does not lead down to an anchor",
@@ -291,16 +308,23 @@ impl Catalog {
         Ok(links)
     }
 
-    /// A blob that the store must hold; `None` if no readable pack does.
+    /// The blobs that a blob decodes from: one without a base, then each on the one before.
     ///
     /// # Errors
-    /// `Backend` if the store cannot be read.
-    pub(crate) fn blob(
-        &self,
-        objects: &Objects,
-        id: &ContentHash,
-        hints: &[PackId],
-    ) -> Result<Option<Piece>> {
-        self.find_anywhere(objects, id, BLOB_PART, hints)
+    /// `Corrupt` if a link is missing or ranks do not descend.
+    pub(crate) fn blob_chain(&self, objects: &Objects, id: BlobId, hints: &[PackId]) -> Result<Vec<Piece>> {
+        self.links(objects, *id.as_bytes(), BLOB_PART, hints)
+    }
+}
+
+/// `None` for a pack that is missing or damaged; the reason goes to the log.
+fn readable(entries: Result<Vec<Entry>>) -> Result<Option<Vec<Entry>>> {
+    match entries {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error @ (StoreError::NotFound { .. } | StoreError::Corrupt { .. })) => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

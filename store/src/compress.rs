@@ -36,10 +36,15 @@ pub(crate) fn compress(bytes: &[u8], prefix: &[u8]) -> Option<Vec<u8>> {
 /// What is wrong, in words.
 pub(crate) fn decompress(packed: &[u8], prefix: &[u8], most_bytes: usize) -> Result<Vec<u8>, String> {
     let attempt = || -> std::io::Result<Vec<u8>> {
-        let mut decoder = zstd::Decoder::with_ref_prefix(packed, prefix)?;
+        let mut decoder = zstd::Decoder::with_ref_prefix(packed, prefix)?.single_frame();
         decoder.window_log_max(MAX_WINDOW_LOG)?;
         let mut bytes = Vec::new();
-        decoder.take(most_bytes as u64 + 1).read_to_end(&mut bytes)?;
+        (&mut decoder)
+            .take(most_bytes as u64 + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() <= most_bytes && !decoder.finish().is_empty() {
+            return Err(std::io::Error::other("bytes follow the frame"));
+        }
         Ok(bytes)
     };
     let bytes = attempt().map_err(|e| format!("zstd: {e}"))?;

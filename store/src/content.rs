@@ -108,34 +108,18 @@ pub(crate) fn read_blob(
     id: BlobId,
     hints: &[PackId],
 ) -> Result<Vec<u8>> {
-    let mut links = Vec::new();
-    let mut wanted = (*id.as_bytes(), hints.to_vec());
-    loop {
-        let missing = || {
-            StoreError::corrupt(
-                format!("blob {}", BlobId::from_bytes(wanted.0).short()),
-                "no pack holds it",
-            )
-        };
-        let piece = catalog.blob(objects, &wanted.0, &wanted.1)?.ok_or_else(missing)?;
-        if links
-            .last()
-            .is_some_and(|p: &Piece| piece.entry().rank >= p.entry().rank)
-        {
-            return Err(StoreError::corrupt(
-                piece.shown(),
-                "its chain does not lead down to a blob without a base",
-            ));
-        }
-        let base = piece.entry().base.clone();
-        links.push(piece);
-        match base {
-            Some(base) => wanted = (base.id, base.packs),
-            None => break,
-        }
-    }
+    read_blob_links(objects, id, &catalog.blob_chain(objects, id, hints)?)
+}
+
+/// Decodes a blob.
+///
+/// * `links`: from [`Catalog::blob_chain`].
+///
+/// # Errors
+/// `Corrupt` if a link does not decompress or does not hash to its id.
+pub(crate) fn read_blob_links(objects: &Objects, id: BlobId, links: &[Piece]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    for piece in links.iter().rev() {
+    for piece in links {
         let damaged = |detail: String| StoreError::corrupt(format!("blob in {}", piece.shown()), detail);
         let Content::Blob { len_bytes, codec } = piece.entry().content else {
             return Err(damaged("it is a tensor".into()));
@@ -153,6 +137,12 @@ pub(crate) fn read_blob(
             ));
         }
         bytes = next;
+    }
+    if BlobId::of(&bytes) != id {
+        return Err(StoreError::corrupt(
+            format!("blob {}", id.short()),
+            "its chain ends in another blob",
+        ));
     }
     Ok(bytes)
 }

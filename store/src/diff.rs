@@ -11,8 +11,8 @@ use crate::ids::ManifestId;
 use crate::manifest::{FileContent, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
 use crate::restore::{hints, slices};
-use crate::save::ids::windows;
 use crate::store::Store;
+use crate::window::windows;
 
 /// What became of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]

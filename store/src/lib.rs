@@ -63,6 +63,7 @@ mod store;
 pub mod summary;
 pub mod tags;
 pub mod verify;
+mod window;
 
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};

@@ -7,10 +7,13 @@
 //! A manifest is named by the BLAKE3 of its stored bytes. Contents are named by what they decode to; the packs beside them are
 //! hints, so moving a content to another pack never changes a manifest.
 
+use tpde_core::constants::MAX_TENSOR_ELEMS;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
 
+use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
+use crate::files::paths;
 use crate::ids::{BlobId, Fingerprint, ManifestId, PackId};
 
 const MAGIC: &[u8; 6] = b"TPDEMF";
@@ -370,7 +373,8 @@ impl Manifest {
         let (stored, changed, ulps) = (column(&mut r)?, column(&mut r)?, column(&mut r)?);
         let mut tensors = Vec::with_capacity(count);
         for (i, packs) in holders.into_iter().enumerate() {
-            if lens[i] % dtypes[i].word_bytes() as u64 != 0 {
+            let word = dtypes[i].word_bytes() as u64;
+            if !lens[i].is_multiple_of(word) || lens[i] / word > MAX_TENSOR_ELEMS {
                 return Err(corrupt(&format!(
                     "a {} tensor of {} bytes",
                     dtypes[i].name(),
@@ -393,9 +397,13 @@ impl Manifest {
         let mut blobs = Vec::with_capacity(count);
         for _ in 0..count {
             let id = BlobId::from_bytes(r.array(WHAT)?);
+            let len_bytes = r.varint(WHAT)?;
+            if len_bytes > BLOB_BYTES as u64 {
+                return Err(corrupt(&format!("a blob of {len_bytes} bytes")));
+            }
             blobs.push(BlobRecord {
                 id,
-                len_bytes: r.varint(WHAT)?,
+                len_bytes,
                 pack: index(&mut r, packs.len())?,
             });
         }
@@ -408,6 +416,11 @@ impl Manifest {
         let mut files = Vec::with_capacity(count);
         for _ in 0..count {
             let path = r.text(WHAT)?.to_owned();
+            if let Some(fault) = paths::fault(&path) {
+                return Err(corrupt(&format!(
+                    "path {path:?}: {fault}; nothing is written outside a target"
+                )));
+            }
             let mode = r.varint(WHAT)?;
             let mode = u32::try_from(mode).map_err(|_| corrupt(&format!("mode {mode:o}")))?;
             let content = match r.u8(WHAT)? {
@@ -447,7 +460,7 @@ impl Manifest {
             files.push(FileRecord { path, mode, content });
         }
         r.end(WHAT)?;
-        Ok(Self {
+        let manifest = Self {
             run,
             step,
             created_unix_ms,
@@ -457,7 +470,15 @@ impl Manifest {
             tensors,
             blobs,
             files,
-        })
+        };
+        // No sum of lengths that anybody forms can overflow.
+        let contents = manifest.tensors.iter().map(|t| u128::from(t.len_bytes));
+        let named = manifest.named_tensors().map(|(.., t)| u128::from(t.len_bytes));
+        let total: u128 = contents.chain(named).sum();
+        if total > 1 << 60 {
+            return Err(corrupt(&format!("{total} bytes of tensors")));
+        }
+        Ok(manifest)
     }
 }
 

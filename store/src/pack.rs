@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use tpde_core::constants::SLICE_BYTES;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, ID_LEN};
 
@@ -94,18 +95,26 @@ impl Entry {
     }
 }
 
+/// Longest piece: a slice that did not compress, with its header.
+const MAX_PIECE_BYTES: u64 = (SLICE_BYTES + (1 << 20)) as u64;
+/// Most bytes that an entry takes in the footer: kind, id, number, base with one hint, rank, count of pieces.
+const ENTRY_BYTES: usize = 160;
+/// Most bytes that a piece takes in the footer.
+const PIECE_BYTES: usize = 5;
+
 /// Gathers pieces until a pack is full.
 #[derive(Debug, Default)]
 pub struct PackWriter {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    pieces: usize,
 }
 
 impl PackWriter {
-    /// Whether `more_bytes` still fit.
+    /// Whether `more_bytes` still fit, with the footer that they need.
     pub fn fits(&self, more_bytes: usize) -> bool {
-        // Footers take well under a tenth of what they describe.
-        self.bytes.len() + more_bytes <= MAX_PACK_BYTES - MAX_PACK_BYTES / 16
+        let footer = (self.entries.len() + 1) * ENTRY_BYTES + (self.pieces + 1) * PIECE_BYTES;
+        self.bytes.len() + more_bytes + footer + TRAILER_BYTES <= MAX_PACK_BYTES
     }
 
     /// Whether nothing was added.
@@ -117,11 +126,13 @@ impl PackWriter {
     pub fn add(&mut self, id: ContentHash, content: Content, base: Option<BaseRef>, rank: u8, piece: &[u8]) {
         let start = self.bytes.len() as u64;
         self.bytes.extend_from_slice(piece);
+        self.pieces += 1;
         let range = start..self.bytes.len() as u64;
         if let (Some(last), Content::Slices { first }) = (self.entries.last_mut(), content)
             && let Content::Slices { first: last_first } = last.content
             && last.id == id
             && last.base == base
+            && last.rank == rank
             && last_first as usize + last.pieces.len() == first as usize
         {
             last.pieces.push(range);
@@ -138,7 +149,9 @@ impl PackWriter {
 
     /// Closes the pack: its name, its bytes, and its entries.
     pub fn finish(self) -> (PackId, Bytes, Vec<Entry>) {
-        let Self { mut bytes, entries } = self;
+        let Self {
+            mut bytes, entries, ..
+        } = self;
         let footer = write_footer(&entries);
         bytes.extend_from_slice(&footer);
         bytes.extend_from_slice(blake3::hash(&footer).as_bytes());
@@ -256,9 +269,11 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
         let count = r.count(1, WHAT)?;
         let mut pieces = Vec::with_capacity(count);
         for _ in 0..count {
-            let end = offset
-                .checked_add(r.varint(WHAT)?)
-                .filter(|&end| end <= bodies_bytes);
+            let piece_bytes = r.varint(WHAT)?;
+            if piece_bytes > MAX_PIECE_BYTES {
+                return Err(corrupt(format!("a piece of {piece_bytes} bytes")));
+            }
+            let end = offset.checked_add(piece_bytes).filter(|&end| end <= bodies_bytes);
             let end = end.ok_or_else(|| corrupt("a piece ends behind the pieces".into()))?;
             pieces.push(offset..end);
             offset = end;
@@ -317,6 +332,9 @@ fn parse_tail(
             found,
             known,
         });
+    }
+    if pack_bytes > MAX_PACK_BYTES as u64 {
+        return Err(corrupt("it is longer than a pack can be"));
     }
     let needed = (footer_bytes + TRAILER_BYTES) as u64;
     if needed > pack_bytes {

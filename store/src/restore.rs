@@ -13,13 +13,12 @@ use tpde_core::{SubtreeHash, TensorId, merge_subtrees, slices_of};
 use crate::catalog::Piece;
 use crate::content::{read_blob, read_slice};
 use crate::error::{Result, StoreError};
-use crate::files::paths;
 use crate::files::target::{TargetDir, TargetFile};
 use crate::ids::{ManifestId, PackId};
 use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
-use crate::save::ids::windows;
 use crate::store::Store;
+use crate::window::{decoding_bytes, windows};
 
 /// What to restore, and where to.
 #[derive(Debug, Clone)]
@@ -70,6 +69,14 @@ enum Part {
 }
 
 impl Part {
+    /// Bytes in memory while it is written.
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Slice { len_bytes, links, .. } => decoding_bytes(*len_bytes as u64, links),
+            Self::Bytes { .. } | Self::Header { .. } => self.len_bytes(),
+        }
+    }
+
     fn len_bytes(&self) -> u64 {
         match self {
             Self::Slice { len_bytes, .. } | Self::Bytes { len_bytes, .. } => *len_bytes as u64,
@@ -89,7 +96,6 @@ impl Store {
     /// is full. `NotFound`: no file or tensor matches.
     pub fn restore(&self, request: &RestoreRequest, progress: &dyn Progress) -> Result<RestoreReport> {
         let manifest = self.manifest(request.manifest)?;
-        manifest.files.iter().try_for_each(|f| paths::check(&f.path))?;
         let files = select(&manifest, request)?;
         let mut plan = Plan {
             store: self,
@@ -157,7 +163,7 @@ impl Store {
         };
         // Slices of one tensor follow one another, so the hashes of a tensor are merged when the next one begins.
         let mut current: Option<(TensorId, Vec<SubtreeHash>)> = None;
-        for window in windows(parts, Part::len_bytes) {
+        for window in windows(parts, Part::memory_bytes) {
             let done: Result<Vec<Option<SubtreeHash>>> = window
                 .par_iter()
                 .map(|part| {
@@ -176,10 +182,19 @@ impl Store {
                             write(*file, *at, &bytes)?;
                             Some(read.hash)
                         }
-                        Part::Bytes { file, blob, at, .. } => {
+                        Part::Bytes {
+                            file,
+                            blob,
+                            at,
+                            len_bytes,
+                        } => {
                             let blob = &manifest.blobs[*blob];
                             let hint = manifest.packs[blob.pack as usize];
                             let bytes = read_blob(self.objects(), &self.catalog, blob.id, &[hint])?;
+                            if bytes.len() != *len_bytes {
+                                let detail = format!("it has {} bytes, not {len_bytes}", bytes.len());
+                                return Err(StoreError::corrupt(format!("blob {}", blob.id.short()), detail));
+                            }
                             write(*file, *at, &bytes)?;
                             None
                         }
@@ -259,11 +274,11 @@ impl Plan<'_> {
     fn blobs(&mut self, file: usize, blobs: &[u32], mut at: u64) -> Result<u64> {
         for &blob in blobs {
             let len_bytes = self.manifest.blobs[blob as usize].len_bytes;
-            let len = usize::try_from(len_bytes)
-                .ok()
-                .filter(|&n| n <= crate::content::BLOB_BYTES);
-            let len =
-                len.ok_or_else(|| StoreError::corrupt("manifest", format!("a blob of {len_bytes} bytes")))?;
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a manifest with longer blobs is not read"
+            )]
+            let len = len_bytes as usize;
             self.parts.push(Part::Bytes {
                 file,
                 blob: blob as usize,

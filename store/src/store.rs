@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Piece};
 use crate::config::{self, Access, Config};
-use crate::error::Result;
-use crate::ids::ManifestId;
+use crate::error::{Result, StoreError};
+use crate::ids::{ManifestId, PackId};
 use crate::index::{cache_folder, open_index};
 use crate::keys::Key;
 use crate::manifest::Manifest;
 use crate::objects::Objects;
+use crate::pack::ContentHash;
 use crate::reference::{self, Resolved};
 
 /// A store of checkpoints.
@@ -86,5 +87,28 @@ impl Store {
     /// `NotFound`, `Corrupt`, `Newer`, `Backend`.
     pub fn manifest(&self, id: ManifestId) -> Result<Manifest> {
         Manifest::decode(id, &self.objects.get(&Key::Manifest(id))?)
+    }
+
+    /// Everything that some stored content is decoded from, or `None` if it is not whole: then it must be stored again.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn stored_chain(
+        &self,
+        id: &ContentHash,
+        part: u32,
+        hints: &[PackId],
+    ) -> Result<Option<Vec<Piece>>> {
+        if self.catalog.find(&self.objects, id, part, hints)?.is_none() {
+            return Ok(None);
+        }
+        match self.catalog.links(&self.objects, *id, part, hints) {
+            Ok(links) => Ok(Some(links)),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::warn!("stored again: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

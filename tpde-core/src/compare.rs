@@ -96,7 +96,10 @@ fn compare_words<W: Word>(dtype: Dtype, old: &[u8], new: &[u8]) -> Comparison {
             }
             total
         })
-        .reduce(Comparison::default, Comparison::plus)
+        .collect::<Vec<_>>()
+        .into_iter()
+        // In order, so that the sums do not depend on the threads.
+        .fold(Comparison::default(), Comparison::plus)
 }
 
 /// The number that the bits of one coded element stand for; packed sub-byte elements count as their byte.

@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::paths::MAX_PATH_LEN;
+use super::paths;
 use crate::error::{Result, StoreError};
 
 /// Most nested directories.
@@ -37,7 +37,9 @@ pub(crate) fn scan(root: &Path) -> Result<Vec<Found>> {
     if metadata.is_file() {
         let name = root.file_name().ok_or_else(|| unnamed(root))?;
         let name = name.to_str().ok_or_else(|| unnamed(root))?;
-        found.push(entry(name.to_owned(), root, &metadata));
+        found.push(entry(name.to_owned(), root, &metadata)?);
+    } else if !metadata.is_dir() {
+        return Err(special(root));
     } else {
         walk(root, "", 0, &mut found)?;
         if found.is_empty() {
@@ -67,25 +69,11 @@ fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result
             .file_name()
             .and_then(|n| n.to_str())
             .ok_or_else(|| unnamed(&source))?;
-        if name.contains('\\') {
-            return Err(StoreError::input(
-                shown(&source),
-                "its name contains a backslash",
-                "Rename it and save again",
-            ));
-        }
         let path = if below.is_empty() {
             name.to_owned()
         } else {
             format!("{below}/{name}")
         };
-        if path.len() > MAX_PATH_LEN {
-            return Err(StoreError::input(
-                shown(&source),
-                "its path is too long",
-                "Rename it and save again",
-            ));
-        }
         let link = fs::symlink_metadata(&source).map_err(|e| unreadable(&source, &e))?;
         let metadata = fs::metadata(&source).map_err(|e| unreadable(&source, &e))?;
         if metadata.is_dir() {
@@ -96,29 +84,38 @@ fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result
                     "Copy the directory in its place, or remove the link",
                 ));
             }
-            found.push(entry(path.clone(), &source, &metadata));
+            found.push(entry(path.clone(), &source, &metadata)?);
             walk(&source, &path, depth + 1, found)?;
         } else if metadata.is_file() {
-            found.push(entry(path, &source, &metadata));
+            found.push(entry(path, &source, &metadata)?);
         } else {
-            return Err(StoreError::input(
-                shown(&source),
-                "it is neither a file nor a directory",
-                "Remove the pipe, socket or device and save again",
-            ));
+            return Err(special(&source));
         }
     }
     Ok(())
 }
 
-fn entry(path: String, source: &Path, metadata: &Metadata) -> Found {
-    Found {
+fn entry(path: String, source: &Path, metadata: &Metadata) -> Result<Found> {
+    // What a restore would refuse must not be saved.
+    if let Some(fault) = paths::fault(&path) {
+        return Err(StoreError::input(
+            shown(source),
+            format!("its name cannot be kept: {fault}"),
+            "Rename it and save again",
+        ));
+    }
+    Ok(Found {
         path,
         source: source.to_owned(),
         mode: metadata.permissions().mode() & MODE_BITS,
         is_dir: metadata.is_dir(),
-        len_bytes: metadata.len(),
-    }
+        len_bytes: if metadata.is_dir() { 0 } else { metadata.len() },
+    })
+}
+
+fn special(path: &Path) -> StoreError {
+    let hint = "Remove the pipe, socket or device and save again";
+    StoreError::input(shown(path), "it is neither a file nor a directory", hint)
 }
 
 /// A path for a message.

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::scan::{MODE_BITS, shown};
 use crate::error::{Result, StoreError};
@@ -14,12 +15,14 @@ use crate::ids::Nonce;
 pub(crate) struct TargetDir {
     root: PathBuf,
     nonce: Nonce,
+    files: AtomicUsize,
 }
 
 /// A file that is being written; removed again unless it is committed.
+///
+/// It is opened for each write, so that a checkpoint of thousands of files needs no thousands of descriptors.
 #[derive(Debug)]
 pub(crate) struct TargetFile {
-    file: File,
     temporary: PathBuf,
     path: PathBuf,
     mode: u32,
@@ -36,10 +39,11 @@ impl TargetDir {
         Ok(Self {
             root: root.to_owned(),
             nonce: Nonce::random()?,
+            files: AtomicUsize::new(0),
         })
     }
 
-    /// Where `path` (checked by [`super::paths::check`]) will lie, if nothing is in the way.
+    /// Where `path` (checked when the manifest was read) will lie, if nothing is in the way.
     ///
     /// # Errors
     /// `Input` if a symbolic link stands where a directory or file goes, or a file is there and `overwrite` is not set.
@@ -87,35 +91,30 @@ impl TargetDir {
     /// As [`TargetDir::place`]; `Input` if it cannot be made or the disk is full.
     pub(crate) fn file(&self, path: &str, mode: u32, len_bytes: u64, overwrite: bool) -> Result<TargetFile> {
         let at = self.place(path, overwrite)?;
-        let (parent, name) = match (at.parent(), at.file_name()) {
-            (Some(parent), Some(name)) => (parent, name),
-            _ => {
-                return Err(StoreError::input(
-                    shown(&at),
-                    "it has no name",
-                    "Restore into a directory",
-                ));
-            }
+        let Some(parent) = at.parent() else {
+            return Err(StoreError::input(
+                shown(&at),
+                "it has no name",
+                "Restore into a directory",
+            ));
         };
         fs::create_dir_all(parent).map_err(|e| failed(parent, &e))?;
-        let short: String = name.to_string_lossy().chars().take(40).collect();
-        let temporary = parent.join(format!(".{short}.{}.partial", &self.nonce.to_string()[..8]));
-        let file = File::options()
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let temporary = parent.join(format!(".tpde-{}-{number}.partial", &self.nonce.to_string()[..8]));
+        // Nobody else reads it before it has its own permissions.
+        let made = File::options()
             .write(true)
             .create_new(true)
-            .open(&temporary)
-            .map_err(|e| failed(&temporary, &e))?;
+            .mode(0o600)
+            .open(&temporary);
+        let file = made.map_err(|e| failed(&temporary, &e))?;
         let target = TargetFile {
-            file,
             temporary,
             path: at,
             mode,
             committed: false,
         };
-        target
-            .file
-            .set_len(len_bytes)
-            .map_err(|e| failed(&target.path, &e))?;
+        file.set_len(len_bytes).map_err(|e| failed(&target.path, &e))?;
         Ok(target)
     }
 
@@ -145,9 +144,13 @@ impl TargetFile {
     /// # Errors
     /// `Input` if the disk is full or refuses.
     pub(crate) fn write_at(&self, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(bytes, offset_bytes)
-            .map_err(|e| failed(&self.path, &e))
+        let write = || {
+            File::options()
+                .write(true)
+                .open(&self.temporary)?
+                .write_all_at(bytes, offset_bytes)
+        };
+        write().map_err(|e| failed(&self.path, &e))
     }
 
     /// Flushes the content, sets the permissions and gives the file its name.
@@ -156,9 +159,9 @@ impl TargetFile {
     /// `Input` if the disk refuses.
     pub(crate) fn commit(mut self) -> Result<()> {
         let finish = || -> io::Result<()> {
-            self.file
-                .set_permissions(fs::Permissions::from_mode(self.mode & MODE_BITS))?;
-            self.file.sync_all()?;
+            let file = File::options().write(true).open(&self.temporary)?;
+            file.set_permissions(fs::Permissions::from_mode(self.mode & MODE_BITS))?;
+            file.sync_all()?;
             fs::rename(&self.temporary, &self.path)
         };
         finish().map_err(|e| failed(&self.path, &e))?;

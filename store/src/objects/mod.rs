@@ -214,32 +214,28 @@ impl Objects {
 
     /// Stores `bytes` under a key that is named after them.
     ///
-    /// Idempotent: an object of the same size that is already there is taken for the same one, and a write whose
-    /// answer was lost is repeated. On `Ok` the object is durable.
+    /// Idempotent: an object that is already there is read and compared; if it is damaged, it is replaced, since its name
+    /// says what belongs there. A write whose answer was lost is repeated. On `Ok` the object is durable and right.
     ///
     /// # Errors
-    /// * `Corrupt`: another size is stored under this name.
     /// * `Backend`: the disk or server failed; run the command again.
     pub fn put_content(&self, key: &Key, bytes: Bytes) -> Result<Created> {
-        let len = bytes.len() as u64;
         let mut attempt = 1;
         loop {
-            match self.head(key)? {
-                Some(size) if size == len => {
+            let mode = match self.head(key)? {
+                None => PutMode::Create,
+                Some(_) if self.get(key)? == bytes => {
                     self.settle(key)?;
                     return Ok(Created::AlreadyExists);
                 }
-                Some(size) => {
-                    return Err(StoreError::corrupt(
-                        key.to_string(),
-                        format!("its name stands for {len} bytes, {size} are stored"),
-                    ));
+                Some(size_bytes) => {
+                    tracing::warn!(%key, size_bytes, "the stored object is damaged; it is replaced");
+                    PutMode::Overwrite
                 }
-                None => {}
-            }
-            match self.try_create(key, bytes.clone()) {
+            };
+            match self.try_put(key, bytes.clone(), mode) {
                 Ok(Created::New) => return Ok(Created::New),
-                // Somebody was faster: look at the size of theirs.
+                // Somebody was faster: look at theirs.
                 Ok(Created::AlreadyExists) if attempt < WRITE_ATTEMPTS => {}
                 Ok(Created::AlreadyExists) => return Ok(Created::AlreadyExists),
                 Err(error) if attempt < WRITE_ATTEMPTS && Doubt::of(&error) == Doubt::Unknown => {}
@@ -257,7 +253,7 @@ impl Objects {
     /// * `OutcomeUnknown`: the answer was lost; read the object back to learn what happened.
     /// * `Backend`: nothing was written; mend the cause and call again.
     pub fn create(&self, key: &Key, bytes: Bytes) -> Result<Created> {
-        self.try_create(key, bytes)
+        self.try_put(key, bytes, PutMode::Create)
             .map_err(|error| match Doubt::of(&error) {
                 Doubt::Unknown => StoreError::OutcomeUnknown {
                     detail: format!("creating {key} was asked for, and the answer was lost ({error})"),
@@ -267,10 +263,10 @@ impl Objects {
             })
     }
 
-    fn try_create(&self, key: &Key, bytes: Bytes) -> object_store::Result<Created> {
+    fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
         let (store, path) = (Arc::clone(&self.store), path(key));
         let options = PutOptions {
-            mode: PutMode::Create,
+            mode,
             ..PutOptions::default()
         };
         let put = self

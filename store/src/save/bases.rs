@@ -17,6 +17,7 @@ use crate::error::{Result, StoreError};
 use crate::history;
 use crate::ids::{BlobId, ManifestId, PackId};
 use crate::manifest::{FileContent, Manifest};
+use crate::pack::BLOB_PART;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 
@@ -94,7 +95,7 @@ impl<'s> Bases<'s> {
         let mut candidates = Vec::new();
         if let Some(newest) = newest {
             candidates.push(newest.slot.manifest);
-            let mut skip = newest.slot.seq + 1;
+            let mut skip = newest.slot.seq.saturating_add(1);
             while skip != 0 {
                 skip &= skip - 1;
                 if skip != newest.slot.seq {
@@ -186,11 +187,11 @@ impl<'s> Bases<'s> {
         Ok(None)
     }
 
-    /// The blob that stood in the same place of the run's newest checkpoint, with its rank.
+    /// The blob that stood in the same place of the run's newest checkpoint, and what it is decoded from.
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(super) fn of_blob(&self, blob: &BlobSource) -> Result<Option<(BlobId, Piece)>> {
+    pub(super) fn of_blob(&self, blob: &BlobSource) -> Result<Option<(BlobId, Vec<Piece>)>> {
         let Some(&newest) = self.candidates.first() else {
             return Ok(None);
         };
@@ -199,10 +200,8 @@ impl<'s> Bases<'s> {
             return Ok(None);
         };
         let hints = self.hints(id.as_bytes())?;
-        let piece = self
-            .store
-            .catalog
-            .blob(self.store.objects(), id.as_bytes(), &hints)?;
-        Ok(piece.filter(|p| p.entry().rank < MAX_BLOB_RANK).map(|p| (id, p)))
+        let links = self.store.stored_chain(id.as_bytes(), BLOB_PART, &hints)?;
+        let shallow = |links: &Vec<Piece>| links.last().is_some_and(|p| p.entry().rank < MAX_BLOB_RANK);
+        Ok(links.filter(shallow).map(|links| (id, links)))
     }
 }

@@ -1,18 +1,21 @@
 //! Opaque bytes that the store does not hold yet become compressed blobs.
 
+use std::collections::BTreeSet;
+
 use rayon::prelude::*;
 
 use super::bases::Bases;
-use super::ids::{BlobSource, Checkpoint, windows};
+use super::ids::{BlobSource, Checkpoint};
 use super::writer::PackQueue;
 use crate::catalog::Piece;
 use crate::compress::compress;
-use crate::content::read_blob;
+use crate::content::read_blob_links;
 use crate::error::{Result, StoreError};
 use crate::ids::{BlobId, PackId};
 use crate::pack::{BLOB_PART, BaseRef, BlobCodec, Content};
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::window::windows;
 
 /// Compresses every new blob of `checkpoint`, with its predecessor as prefix where that helps, and queues it.
 ///
@@ -25,15 +28,19 @@ pub(super) fn store_blobs(
     checkpoint: &Checkpoint,
     bases: &Bases<'_>,
     packs: &mut PackQueue<'_>,
+    relied: &mut BTreeSet<PackId>,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<PackId>>> {
     let mut known = Vec::with_capacity(checkpoint.blobs.len());
     for blob in &checkpoint.blobs {
         let id = blob.id.as_bytes();
-        let found = store
-            .catalog
-            .find(store.objects(), id, BLOB_PART, &bases.hints(id)?)?;
-        known.push(found.map(|piece| piece.pack));
+        let links = store.stored_chain(id, BLOB_PART, &bases.hints(id)?)?;
+        relied.extend(links.iter().flatten().map(|piece| piece.pack));
+        let pack = links.and_then(|links| links.last().map(|piece| piece.pack));
+        if pack.is_some() {
+            progress.advance(blob.len_bytes as u64);
+        }
+        known.push(pack);
     }
     let new: Vec<&BlobSource> = checkpoint
         .blobs
@@ -48,6 +55,7 @@ pub(super) fn store_blobs(
             .map(|blob| pack(store, checkpoint, bases, blob))
             .collect();
         for (blob, packed) in window.iter().zip(packed?) {
+            relied.extend(packed.relied);
             let content = Content::Blob {
                 len_bytes: blob.len_bytes as u64,
                 codec: packed.codec,
@@ -70,6 +78,8 @@ struct Packed {
     codec: BlobCodec,
     base: Option<BaseRef>,
     rank: u8,
+    /// Packs of the base and of all that it is decoded from.
+    relied: Vec<PackId>,
 }
 
 fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSource) -> Result<Packed> {
@@ -79,20 +89,21 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
         return Err(source.changed("its bytes are not the ones that were hashed"));
     }
     let alone = compress(&bytes, &[]);
-    if let Some((id, piece)) = bases.of_blob(blob)?
-        && let Some(prefix) = prefix(store, id, &piece)?
+    if let Some((id, links)) = bases.of_blob(blob)?
+        && let Some(prefix) = prefix(store, id, &links)?
+        && let Some(top) = links.last()
         && let Some(packed) = compress(&bytes, &prefix)
         && alone.as_ref().is_none_or(|alone| packed.len() < alone.len())
     {
-        let base = Some(BaseRef {
-            id: *id.as_bytes(),
-            packs: vec![piece.pack],
-        });
         return Ok(Packed {
             bytes: packed,
             codec: BlobCodec::Zstd,
-            base,
-            rank: piece.entry().rank + 1,
+            base: Some(BaseRef {
+                id: *id.as_bytes(),
+                packs: vec![top.pack],
+            }),
+            rank: top.entry().rank + 1,
+            relied: links.iter().map(|piece| piece.pack).collect(),
         });
     }
     let (bytes, codec) = match alone {
@@ -104,11 +115,13 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
         codec,
         base: None,
         rank: 0,
+        relied: Vec::new(),
     })
 }
 
-fn prefix(store: &Store, id: BlobId, piece: &Piece) -> Result<Option<Vec<u8>>> {
-    match read_blob(store.objects(), &store.catalog, id, &[piece.pack]) {
+/// The bytes of a blob that may serve as a prefix; what is saved now must not depend on one that cannot be read back.
+fn prefix(store: &Store, id: BlobId, links: &[Piece]) -> Result<Option<Vec<u8>>> {
+    match read_blob_links(store.objects(), id, links) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error @ StoreError::Corrupt { .. }) => {
             tracing::warn!("not used as a prefix: {error}");

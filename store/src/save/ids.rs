@@ -6,7 +6,6 @@ use globset::GlobSet;
 use rayon::prelude::*;
 use tpde_core::{Dtype, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices_of};
 
-use super::WINDOW_BYTES;
 use crate::content::BLOB_BYTES;
 use crate::error::Result;
 use crate::files::safetensors::{is_named_like_one, read_layout};
@@ -15,6 +14,7 @@ use crate::files::source::SourceFile;
 use crate::ids::BlobId;
 use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::Progress;
+use crate::window::windows;
 
 /// A tensor's content and one place where its bytes stand.
 #[derive(Debug, Clone)]
@@ -328,19 +328,4 @@ fn hash(sources: &[SourceFile], jobs: &[Job], progress: &dyn Progress) -> Result
         hashed.extend(done?);
     }
     Ok(hashed)
-}
-
-/// Cuts `items` into runs of at most [`WINDOW_BYTES`], of at least one item each.
-pub(crate) fn windows<T>(items: &[T], len_bytes: impl Fn(&T) -> u64) -> impl Iterator<Item = &[T]> {
-    let mut rest = items;
-    std::iter::from_fn(move || {
-        let mut sum = 0;
-        let over = rest.iter().position(|item| {
-            sum += len_bytes(item);
-            sum > WINDOW_BYTES
-        });
-        let (window, after) = rest.split_at(over.unwrap_or(rest.len()).max(1).min(rest.len()));
-        rest = after;
-        (!window.is_empty()).then_some(window)
-    })
 }

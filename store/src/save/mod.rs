@@ -9,18 +9,18 @@
 
 mod bases;
 mod blobs;
-pub(crate) mod ids;
+mod ids;
 mod tensors;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use globset::GlobSet;
 
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::files::scan::scan;
 use crate::history;
 use crate::ids::{ManifestId, Nonce, PackId};
@@ -36,8 +36,11 @@ use ids::Checkpoint;
 /// Most links below a tensor, unless the caller says otherwise.
 pub const DEFAULT_MAX_DEPTH: u8 = 16;
 
-/// Most raw bytes that are in memory at once, bases not counted.
-pub(crate) const WINDOW_BYTES: u64 = 96 << 20;
+/// Most links that a caller may allow: a restore holds the frames of a whole chain.
+pub const MAX_MAX_DEPTH: u8 = 64;
+
+/// Times that a save starts over because a pack that it leant on has gone.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// What to save, and how.
 #[derive(Debug, Clone)]
@@ -108,6 +111,17 @@ impl Store {
     /// content. `OutcomeUnknown`, `Backend`: as for [`commit::commit`]. Whatever was stored before stays as it is.
     pub fn save(&self, request: &SaveRequest, progress: &dyn Progress) -> Result<SaveReport> {
         self.access().require_write()?;
+        if request.max_depth > MAX_MAX_DEPTH {
+            let detail = format!(
+                "a depth of {} is above the limit of {MAX_MAX_DEPTH}",
+                request.max_depth
+            );
+            return Err(StoreError::input(
+                "--max-depth",
+                detail,
+                "Choose a smaller depth; 16 is the default",
+            ));
+        }
         let found = scan(&request.source)?;
         let raw_bytes = found.iter().map(|f| f.len_bytes).sum();
         progress.start(Stage::Hash, raw_bytes);
@@ -209,14 +223,30 @@ impl Store {
         manifest: &mut Manifest,
         progress: &dyn Progress,
     ) -> Result<(u64, u32)> {
-        let bases = bases::Bases::new(self, newest, request.parent)?;
-        let mut packs = writer::PackQueue::new(self);
-        progress.start(Stage::Encode, checkpoint.raw_bytes());
-        let tensors =
-            tensors::store_tensors(self, checkpoint, &bases, request.max_depth, &mut packs, progress)?;
-        let blobs = blobs::store_blobs(self, checkpoint, &bases, &mut packs, progress)?;
-        let written_bytes = packs.finish()?;
-        progress.finish();
+        let mut attempt = 1;
+        let (tensors, blobs, packs, written_bytes) = loop {
+            let bases = bases::Bases::new(self, newest, request.parent)?;
+            let mut packs = writer::PackQueue::new(self);
+            let mut relied = BTreeSet::new();
+            progress.start(Stage::Encode, checkpoint.raw_bytes());
+            let depth = request.max_depth;
+            let tensors =
+                tensors::store_tensors(self, checkpoint, &bases, depth, &mut packs, &mut relied, progress)?;
+            let blobs = blobs::store_blobs(self, checkpoint, &bases, &mut packs, &mut relied, progress)?;
+            let written_bytes = packs.finish()?;
+            progress.finish();
+            if self.all_there(&relied)? {
+                break (tensors, blobs, packs, written_bytes);
+            }
+            if attempt == MAX_ATTEMPTS {
+                let detail = "packs that this checkpoint leans on keep disappearing while it is saved";
+                return Err(StoreError::conflict(
+                    detail,
+                    "Stop whatever deletes from the store and save again",
+                ));
+            }
+            attempt += 1;
+        };
         let mut list = PackList::default();
         let mut new_tensors = 0;
         for (record, stored) in manifest.tensors.iter_mut().zip(&tensors) {
@@ -238,6 +268,21 @@ impl Store {
         }
         manifest.packs = list.packs;
         Ok((written_bytes, new_tensors))
+    }
+}
+
+impl Store {
+    /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
+    fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
+        let mut all = true;
+        for pack in packs {
+            if self.objects().head(&Key::Pack(*pack))?.is_none() {
+                tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
+                self.catalog.forget(pack);
+                all = false;
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Second pass: tensors that the store does not hold yet become frames.
 
+use std::collections::BTreeSet;
+
 use rayon::prelude::*;
 use tpde_core::{Base, EncodedFrame, Slice, SubtreeHash, encode_frame, merge_subtrees, slices_of};
 
 use super::StoredTensor;
 use super::bases::{Bases, ChosenBase};
-use super::ids::{Checkpoint, TensorSource, windows};
+use super::ids::{Checkpoint, TensorSource};
 use super::writer::PackQueue;
 use crate::catalog::Piece;
 use crate::content::read_slice;
@@ -14,6 +16,7 @@ use crate::ids::PackId;
 use crate::pack::{BaseRef, Content};
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::window::{decoding_bytes, windows};
 
 /// One slice that is to be encoded.
 struct Job {
@@ -23,8 +26,21 @@ struct Job {
     len_bytes: usize,
 }
 
+impl Job {
+    /// Bytes in memory while it is encoded: the slice, its base, and what the base is decoded from.
+    fn memory_bytes(&self, chosen: &[Option<ChosenBase>]) -> u64 {
+        let len_bytes = self.len_bytes as u64;
+        let base = chosen[self.tensor]
+            .as_ref()
+            .map(|base| &base.chains[self.slice as usize]);
+        len_bytes + base.map_or(0, |links| decoding_bytes(len_bytes, links))
+    }
+}
+
 /// Encodes every new tensor of `checkpoint` and queues its frames. Packs of new tensors are filled in by the caller once the
 /// queue is finished.
+///
+/// * `relied`: receives every pack that was not written here and that a restore will read.
 ///
 /// # Errors
 /// `Input` if a file changed since it was hashed; `Backend` if the store cannot be read or written.
@@ -34,6 +50,7 @@ pub(super) fn store_tensors(
     bases: &Bases<'_>,
     max_depth: u8,
     packs: &mut PackQueue<'_>,
+    relied: &mut BTreeSet<PackId>,
     progress: &dyn Progress,
 ) -> Result<Vec<StoredTensor>> {
     let mut stored = Vec::with_capacity(checkpoint.tensors.len());
@@ -43,7 +60,7 @@ pub(super) fn store_tensors(
         let word = tensor.dtype.word_bytes() as u64;
         let ranges = slices_of(tensor.dtype, tensor.elems());
         let slices = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
-        if let Some(known) = known(store, bases, tensor, slices)? {
+        if let Some(known) = known(store, bases, tensor, slices, relied)? {
             progress.advance(tensor.len_bytes);
             stored.push(known);
             chosen.push(None);
@@ -57,7 +74,13 @@ pub(super) fn store_tensors(
             max_ulp: 0,
             is_new: true,
         });
-        chosen.push(bases.of_tensor(tensor, slices, max_depth)?);
+        let base = bases.of_tensor(tensor, slices, max_depth)?;
+        relied.extend(
+            base.iter()
+                .flat_map(|base| base.chains.iter().flatten())
+                .map(|piece| piece.pack),
+        );
+        chosen.push(base);
         for (slice, range) in (0u32..).zip(ranges) {
             #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
             let len_bytes = ((range.end - range.start) * word) as usize;
@@ -70,7 +93,7 @@ pub(super) fn store_tensors(
         }
     }
     let mut hashes: Vec<Vec<SubtreeHash>> = vec![Vec::new(); checkpoint.tensors.len()];
-    for window in windows(&jobs, |job| job.len_bytes as u64) {
+    for window in windows(&jobs, |job| job.memory_bytes(&chosen)) {
         let encoded: Result<Vec<(EncodedFrame, Option<&Piece>)>> = window
             .par_iter()
             .map(|job| {
@@ -118,19 +141,22 @@ fn known(
     bases: &Bases<'_>,
     tensor: &TensorSource,
     slices: u32,
+    relied: &mut BTreeSet<PackId>,
 ) -> Result<Option<StoredTensor>> {
-    let id = tensor.id.as_bytes();
-    let hints = bases.hints(id)?;
+    let hints = bases.hints(tensor.id.as_bytes())?;
     let mut packs: Vec<PackId> = Vec::new();
     let mut rank = 0;
     for slice in 0..slices {
-        let Some(piece) = store.catalog.find(store.objects(), id, slice, &hints)? else {
+        let Some(links) = store.stored_chain(tensor.id.as_bytes(), slice, &hints)? else {
             return Ok(None);
         };
-        if !packs.contains(&piece.pack) {
-            packs.push(piece.pack);
+        relied.extend(links.iter().map(|piece| piece.pack));
+        if let Some(piece) = links.last() {
+            if !packs.contains(&piece.pack) {
+                packs.push(piece.pack);
+            }
+            rank = rank.max(piece.entry().rank);
         }
-        rank = rank.max(piece.entry().rank);
     }
     Ok(Some(StoredTensor {
         packs,
