@@ -18,6 +18,7 @@ from elements import Reader, dtype_of, need
 from packs import BLOB_BYTES, unzstd
 
 MANIFEST_BYTES = 512 << 20
+HISTORY_BYTES = 64 << 10
 MAX_DIMENSIONS = 64
 ROLLUP_COMMITS = 256
 DIRECTORY, OPAQUE, SAFETENSORS = range(3)
@@ -176,10 +177,10 @@ class Slot:
         self.rollup = reader.varint() if reader.choice(0, 1) else None
         codec = reader.choice(0, 1)
         plain_bytes, stored_bytes = reader.varint(), reader.varint()
+        need(plain_bytes <= HISTORY_BYTES, f"§2: a history of {plain_bytes} bytes")
         history = reader.take(stored_bytes)
         reader.end()
         if codec == 1:
-            need(plain_bytes <= 1 << 20, f"§7: a history of {plain_bytes} bytes")
             history = unzstd(history, plain_bytes, f"§7 {what}")
         need(len(history) == plain_bytes, f"§7: {what}: a history of {len(history)} bytes, expected {plain_bytes}")
         history_reader = Reader(history, f"§7 the history in {what}")

@@ -17,6 +17,7 @@ from frames import SLICE_BYTES, Frame
 
 PACK_BYTES = 64 << 20
 BLOB_BYTES = 8 << 20
+WINDOW_BYTES = 1 << 25
 TRAILER_BYTES = 32 + 4 + 7 + 1
 SLICES, PLAIN, ZSTD = range(3)
 ANY_RANK = 256
@@ -28,7 +29,7 @@ def unzstd(data, limit, what, prefix=None):
     try:
         told = zstandard.frame_content_size(data)
         need(told <= limit, f"{what}: {told} bytes behind zstd, at most {limit} are allowed")
-        decompressor = zstandard.ZstdDecompressor(dict_data=dictionary or None, max_window_size=1 << 31)
+        decompressor = zstandard.ZstdDecompressor(dict_data=dictionary or None, max_window_size=WINDOW_BYTES)
         return decompressor.decompress(data, max_output_size=limit, allow_extra_data=False)
     except zstandard.ZstdError as error:
         need(False, f"{what}: {error}")
@@ -62,6 +63,7 @@ class Entry:
             self.rank = reader.u8()
             need(self.rank > 0, "§5: an entry with a base has rank 0")
         self.sizes = [reader.varint() for _ in range(reader.count(1))]
+        need(self.sizes, "§5: an entry without pieces")
         need(self.kind == SLICES or len(self.sizes) == 1, f"§5: a blob of {len(self.sizes)} pieces")
         need(self.kind != PLAIN or self.sizes[0] == self.bytes, "§5: a plain blob of another length than its piece")
         self.pieces = []

@@ -49,7 +49,7 @@ def restore(store, run, step, out):
         modes.append((path, file.mode))
     # Last, and inner folders first: a folder may forbid that something is written to it.
     for path, mode in sorted(modes, reverse=True):
-        path.chmod(mode)
+        path.chmod(mode & 0o777)
 
 
 def file_bytes(file, contents):
