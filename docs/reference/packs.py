@@ -1,0 +1,159 @@
+"""Finding and decoding pieces: section 5 of format.md.
+
+    pack = pieces of frames and blobs | footer | footer's hash, length, magic, version
+
+All packs are found by listing the folder, and what they hold by reading their footers. The places that manifests and footers
+name (§5 "hints") are only good for speed, so they are not used.
+"""
+
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+from digests import merge
+from elements import Reader, need
+from frames import SLICE_BYTES, Frame
+
+PACK_BYTES = 64 << 20
+BLOB_BYTES = 8 << 20
+WINDOW_BYTES = 1 << 25
+TRAILER_BYTES = 32 + 4 + 7 + 1
+SLICES, PLAIN, ZSTD = range(3)
+ANY_RANK = 256
+
+
+def unzstd(data, limit, what, prefix=None):
+    """Exactly one zstd frame, of at most `limit` bytes; `prefix` is taken raw, whatever it starts with."""
+    dictionary = prefix and zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    try:
+        told = zstandard.frame_content_size(data)
+        need(told <= limit, f"{what}: {told} bytes behind zstd, at most {limit} are allowed")
+        decompressor = zstandard.ZstdDecompressor(dict_data=dictionary or None, max_window_size=WINDOW_BYTES)
+        return decompressor.decompress(data, max_output_size=limit, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        need(False, f"{what}: {error}")
+
+
+def by_hash(folder, suffix=""):
+    """The objects of `folder/ab/<hash><suffix>`, as (hash, bytes); each MUST hash to its name."""
+    for path in sorted(Path(folder).glob(f"??/{'?' * 64}{suffix}")):
+        name, data = path.name[:64], path.read_bytes()
+        need(path.parent.name == name[:2], f"{path.name} lies in folder {path.parent.name}")
+        need(blake3(data).hexdigest() == name, f"{path.name}: its bytes hash to {blake3(data).hexdigest()}")
+        yield bytes.fromhex(name), data
+
+
+class Entry:
+    """An entry of a footer: the pieces of a tensor or a blob, and what they need to be decoded."""
+
+    def __init__(self, reader, packs):
+        kind = reader.u8()
+        self.kind, self.has_base = kind & 127, kind >= 128
+        need(self.kind in (SLICES, PLAIN, ZSTD), f"§5: an entry of kind {kind}")
+        need(self.kind != PLAIN or not self.has_base, "§5: a plain blob with a base")
+        self.id = reader.take(32)
+        self.first_slice = self.bytes = reader.varint()
+        need(self.kind == SLICES or self.bytes <= BLOB_BYTES, f"§1: a blob of {self.bytes} bytes")
+        self.base, self.rank = None, 0
+        if self.has_base:
+            self.base = reader.take(32)
+            for _ in range(reader.count(1)):
+                reader.index(packs)
+            self.rank = reader.u8()
+            need(self.rank > 0, "§5: an entry with a base has rank 0")
+        self.sizes = [reader.varint() for _ in range(reader.count(1))]
+        need(self.sizes, "§5: an entry without pieces")
+        need(self.kind == SLICES or len(self.sizes) == 1, f"§5: a blob of {len(self.sizes)} pieces")
+        need(self.kind != PLAIN or self.sizes[0] == self.bytes, "§5: a plain blob of another length than its piece")
+        self.pieces = []
+
+
+def read_pack(data):
+    """The entries of a pack, their pieces filled in."""
+    need(TRAILER_BYTES <= len(data) <= PACK_BYTES, f"§5: a pack of {len(data)} bytes")
+    trailer = Reader(data[-TRAILER_BYTES:], "§5 the end of a pack")
+    footer_hash, footer_bytes, magic, version = trailer.take(32), trailer.fixed(4), trailer.take(7), trailer.u8()
+    need(magic == b"TPDEPK\0", f"§5: a pack ends in {magic}")
+    need(version == 0, f"§5: a pack of version {version}, this reader knows 0")
+    footer_at = len(data) - TRAILER_BYTES - footer_bytes
+    need(footer_at >= 0, f"§5: a footer of {footer_bytes} bytes in a pack of {len(data)}")
+    footer = data[footer_at:-TRAILER_BYTES]
+    need(blake3(footer).digest() == footer_hash, "§5: the footer is damaged")
+    reader = Reader(footer, "§5 a footer")
+    packs = reader.count(32)
+    reader.take(32 * packs)
+    entries = [Entry(reader, packs) for _ in range(reader.count(35))]
+    reader.end()
+    pieces = Reader(data[:footer_at], "§5 the pieces of a pack")
+    for entry in entries:
+        entry.pieces = [pieces.take(size) for size in entry.sizes]
+    pieces.end()
+    return entries
+
+
+class Contents:
+    """All that a store's packs hold, by id. What it hands out has been proved by that id."""
+
+    def __init__(self, folder):
+        self.packs, self.tensors, self.blobs, self.known = set(), {}, {}, {}
+        for pack, data in by_hash(folder, ".pack"):
+            self.packs.add(pack)
+            for entry in read_pack(data):
+                if entry.kind != SLICES:
+                    self.blobs.setdefault(entry.id, []).append((entry, entry.pieces[0]))
+                for number, piece in enumerate(entry.pieces, entry.first_slice):
+                    if entry.kind == SLICES:
+                        self.tensors.setdefault((entry.id, number), []).append((entry, piece))
+
+    def _least_rank(self, found, what, below):
+        """An id may be stored more than once. The copy of least rank is taken, and its rank MUST be below that of its user."""
+        need(found, f"§5: no pack holds {what}")
+        entry, piece = min(found, key=lambda copy: copy[0].rank)
+        need(entry.rank < below, f"§5: {what} has rank {entry.rank}, its user has {below}")
+        return entry, piece
+
+    def _proved(self, content_id, data, what):
+        need(blake3(data).digest() == content_id, f"{what} decodes to bytes of id {blake3(data).hexdigest()}")
+        self.known[content_id] = data
+        return data
+
+    def blob(self, blob_id, below=ANY_RANK):
+        what = f"blob {blob_id.hex()}"
+        entry, piece = self._least_rank(self.blobs.get(blob_id), what, below)
+        if blob_id not in self.known:
+            data = piece
+            if entry.kind == ZSTD:
+                prefix = self.blob(entry.base, entry.rank) if entry.has_base else None
+                data = unzstd(piece, entry.bytes, f"§5 {what}", prefix)
+            need(len(data) == entry.bytes, f"§5: {what} has {len(data)} bytes, its entry says {entry.bytes}")
+            self._proved(blob_id, data, what)
+        return self.known[blob_id]
+
+    def tensor(self, tensor_id, below=ANY_RANK):
+        what = f"tensor {tensor_id.hex()}"
+        slices, digests, count = [], [], 1
+        while len(slices) < count:
+            number = len(slices)
+            entry, piece = self._least_rank(self.tensors.get((tensor_id, number)), f"slice {number} of {what}", below)
+            if tensor_id in self.known:
+                return self.known[tensor_id]
+            frame = Frame(piece)
+            need(frame.number == number, f"§4.1: slice {frame.number} where {number} of {what} should be")
+            need(number == 0 or frame.tensor_bytes == length, f"§4.1: the slices of {what} differ on its length")
+            need(frame.is_delta == entry.has_base, f"§5: a frame of {what} and its entry differ on having a base")
+            base = None
+            if entry.has_base:
+                need(frame.base_start == entry.base[:4], f"§4.1: {what} was encoded against another base")
+                whole = self.tensor(entry.base, entry.rank)
+                need(len(whole) == frame.tensor_bytes, f"§1: {what} and its base differ in length")
+                base = whole[number * SLICE_BYTES :][: frame.bytes]
+            count, length = frame.slices, frame.tensor_bytes
+            slices.append(frame.decode(base))
+            digests.append(frame.digests)
+        # §4.8: the digests are right if they merge to the id, and the bytes if they hash to it.
+        if count > 1:
+            need(merge([merge(groups) for groups in digests], root=True) == tensor_id, f"§4.8: digests of {what} are wrong")
+        elif digests[0]:
+            need(merge(digests[0], root=True) == tensor_id, f"§4.8: digests of {what} are wrong")
+        return self._proved(tensor_id, b"".join(slices), what)
