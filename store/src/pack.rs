@@ -265,6 +265,15 @@ fn read_footer(footer: &[u8], bodies_bytes: u64) -> std::result::Result<Vec<Entr
             }
             base = Some(BaseRef { id, packs: hinted });
             rank = r.u8(WHAT)?;
+            if matches!(
+                content,
+                Content::Blob {
+                    codec: BlobCodec::Plain,
+                    ..
+                }
+            ) {
+                return Err(corrupt("a plain blob with a base".into()));
+            }
         }
         let count = r.count(1, WHAT)?;
         let mut pieces = Vec::with_capacity(count);

@@ -415,3 +415,113 @@ fn the_damaged_pack_is_named() {
     assert!(error.contains(&packs[0]), "{error}");
     assert!(!error.contains(&packs[2]), "{error}");
 }
+
+/// Promise: slices of one tensor may lie at different depths, and a chain on them still restores.
+#[test]
+fn slices_of_different_depth() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = memory_store();
+    let elems = 17 << 20;
+    let mut bytes = weights(elems, 1);
+    let mut steps = Vec::new();
+    for step in 0..4u64 {
+        match step {
+            0 => {}
+            // The first slice becomes something else, the second moves a little.
+            1 => {
+                bytes[..32 << 20].copy_from_slice(&weights(16 << 20, 77));
+                bytes[33 << 20] ^= 1;
+            }
+            _ => {
+                bytes[step as usize] ^= 1;
+                bytes[(33 << 20) + 2 * step as usize] ^= 1;
+            }
+        }
+        let out = dir.path().join("out");
+        fs::create_dir_all(&out).unwrap();
+        safetensors(
+            &out.join("m.safetensors"),
+            &[("w", "BF16", vec![elems], bytes.clone())],
+        );
+        save(&store, &out, step).unwrap();
+        steps.push(blake3::hash(&bytes));
+    }
+    for (step, expected) in steps.iter().enumerate() {
+        let back = dir.path().join(format!("back{step}"));
+        restore(&store, &format!("run@{step}"), &back).unwrap();
+        let file = fs::read(back.join("m.safetensors")).unwrap();
+        assert_eq!(
+            blake3::hash(&file[file.len() - 2 * elems..]),
+            *expected,
+            "step {step}"
+        );
+    }
+}
+
+/// Promise: many files whose names begin alike restore together, with no more open files than a process usually may have.
+#[test]
+fn thousands_of_files_with_long_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    for i in 0..1500 {
+        let name = format!("base_model.model.model.layers.10.self_attn.q_proj.lora_A.weight.{i:05}.bin");
+        fs::write(out.join(name), format!("weights {i}")).unwrap();
+    }
+    let store = memory_store();
+    save(&store, &out, 1).unwrap();
+    restore(&store, "run@1", &dir.path().join("back")).unwrap();
+    same_tree(&out, &dir.path().join("back"));
+}
+
+/// Promise: saving files again heals a store whose packs were lost or damaged: the new checkpoint restores, whatever the old one
+/// leans on.
+#[test]
+fn saving_again_heals() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let pack_of = |id| {
+        let manifest = store().manifest(id).unwrap();
+        let hex = manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex();
+        place.join("packs").join(&hex[..2]).join(format!("{hex}.pack"))
+    };
+    let mut bytes = weights(70_000, 1);
+    safetensors(
+        &out.join("m.safetensors"),
+        &[("w", "BF16", vec![70_000], bytes.clone())],
+    );
+    let anchor = pack_of(save(&store(), &out, 0).unwrap().manifest);
+    bytes[100] ^= 1;
+    safetensors(&out.join("m.safetensors"), &[("w", "BF16", vec![70_000], bytes)]);
+    let delta = pack_of(save(&store(), &out, 1).unwrap().manifest);
+
+    // The anchor is lost: its unchanged successor must be stored whole, not taken for stored.
+    let kept = fs::read(&anchor).unwrap();
+    fs::remove_file(&anchor).unwrap();
+    let report = save(&store(), &out, 2).unwrap();
+    assert_eq!(report.new_tensors, 1);
+    restore(&store(), "run@2", &dir.path().join("back2")).unwrap();
+    same_tree(&out, &dir.path().join("back2"));
+    fs::write(&anchor, kept).unwrap();
+
+    // The end of a pack is damaged, or cut off: the same pack written again replaces it.
+    for (round, cut) in [(3u64, 0usize), (4, 10)] {
+        let newest = pack_of(store().resolve("run@2").unwrap().manifest);
+        assert_ne!(newest, delta);
+        let mut bad = fs::read(&newest).unwrap();
+        let at = bad.len() - 20;
+        bad[at] ^= 1;
+        bad.truncate(bad.len() - cut);
+        fs::set_permissions(&newest, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&newest, bad).unwrap();
+        fs::remove_file(&delta).unwrap_or(());
+        save(&store(), &out, round).unwrap();
+        let back = dir.path().join(format!("back{round}"));
+        restore(&store(), &format!("run@{round}"), &back).unwrap();
+        same_tree(&out, &back);
+    }
+}

@@ -23,6 +23,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{Result, StoreError};
+use crate::ids::{ManifestId, PackId};
 use crate::keys::{Key, Prefix};
 use driver::Driver;
 use durable::Folders;
@@ -80,6 +81,15 @@ fn folder(prefix: &Prefix) -> Option<Path> {
     match prefix {
         Prefix::Root => None,
         other => Some(Path::from(other.to_string())),
+    }
+}
+
+/// Whether `key` is the name of these very bytes.
+fn is_named_after(key: &Key, bytes: &[u8]) -> bool {
+    match key {
+        Key::Pack(id) => PackId::of(bytes) == *id,
+        Key::Manifest(id) => ManifestId::of(bytes) == *id,
+        _ => false,
     }
 }
 
@@ -218,6 +228,7 @@ impl Objects {
     /// says what belongs there. A write whose answer was lost is repeated. On `Ok` the object is durable and right.
     ///
     /// # Errors
+    /// * `Corrupt`: other bytes are stored under this name, and `bytes` are not what it stands for.
     /// * `Backend`: the disk or server failed; run the command again.
     pub fn put_content(&self, key: &Key, bytes: Bytes) -> Result<Created> {
         let mut attempt = 1;
@@ -228,9 +239,13 @@ impl Objects {
                     self.settle(key)?;
                     return Ok(Created::AlreadyExists);
                 }
-                Some(size_bytes) => {
+                Some(size_bytes) if is_named_after(key, &bytes) => {
                     tracing::warn!(%key, size_bytes, "the stored object is damaged; it is replaced");
                     PutMode::Overwrite
+                }
+                Some(_) => {
+                    let detail = "other bytes are stored there, and the name stands for neither";
+                    return Err(StoreError::corrupt(key.to_string(), detail));
                 }
             };
             match self.try_put(key, bytes.clone(), mode) {

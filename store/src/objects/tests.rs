@@ -75,6 +75,13 @@ fn content_puts_are_idempotent() {
             .unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         assert_eq!(objects.get(&key).unwrap(), bytes);
+
+        // What is stored under the name is damaged: the right bytes take its place.
+        let key = Key::Pack(PackId::of(b"another"));
+        objects.create(&key, Bytes::from_static(b"damaged")).unwrap();
+        let put = objects.put_content(&key, Bytes::from_static(b"another")).unwrap();
+        assert_eq!(put, Created::New);
+        assert_eq!(objects.get(&key).unwrap(), Bytes::from_static(b"another"));
     });
 }
 
