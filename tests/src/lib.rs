@@ -1,10 +1,4 @@
 //! Promises across crates: what the tests of the store as a whole share.
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a test may stop at the first surprise"
-)]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;

@@ -1,11 +1,5 @@
 //! docs/reference, a decoder written from docs/format.md alone, against this one: what TPDE writes is what the page says.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, and its noise is cut to size"
-)]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
