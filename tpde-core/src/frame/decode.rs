@@ -5,7 +5,7 @@ use super::header::Header;
 use crate::dtype::Dtype;
 use crate::error::{CodecError, Result, corrupt};
 use crate::id::TensorId;
-use crate::tile::{self, DecodeContext, DecodeTables, Mode};
+use crate::tile::{self, DecodeContext, Entries, Mode};
 use crate::wire::Reader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct Frame<'a> {
     header: Header,
-    entries: DecodeTables,
+    entries: Entries,
     bodies: Vec<&'a [u8]>,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Frame<'a> {
         }
         r.end("frame")?;
         Ok(Self {
-            entries: DecodeTables::new(&header.tables),
+            entries: Entries::decoding(&header.tables),
             header,
             bodies,
         })

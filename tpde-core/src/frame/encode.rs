@@ -10,7 +10,7 @@ use crate::dtype::{Dtype, Layout};
 use crate::error::{CodecError, Result};
 use crate::id::TensorId;
 use crate::ordinal::{Word, exponent, residual};
-use crate::tile::{self, EncodeContext, EncodeTables, Mode, fresh};
+use crate::tile::{self, EncodeContext, Entries, Mode, fresh};
 use crate::token::TokenShape;
 use crate::wire::Writer;
 use rayon::prelude::*;
@@ -280,7 +280,7 @@ impl<'a, W: Word> Encoder<'a, W> {
     ) -> (Vec<u8>, SubtreeHash, bool) {
         let candidates: Vec<Vec<Mode>> = counts.iter().map(|c| candidates(c, plan)).collect();
         let mut tables = self.fit_tables(&candidates, counts, classes, fresh_origin);
-        let entries = EncodeTables::new(&tables);
+        let entries = Entries::encoding(&tables);
         let cx = EncodeContext {
             layout: self.layout,
             block_elems: 1 << BLOCK_LOG2,

@@ -7,7 +7,7 @@ use crate::cost;
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
 use crate::rans::mask_table::{log_odds_of, mask_table};
-use crate::rans::table::{DecodeEntry, EncodeEntry, Logs, Table, logs_bits, quantise, read_logs, write_logs};
+use crate::rans::table::{Logs, Table, logs_bits, quantise, read_logs, write_logs};
 use crate::token::TokenShape;
 use crate::wire::{Reader, Writer};
 
@@ -60,22 +60,13 @@ impl TokenTables {
         best.map(|(_, set)| set)
     }
 
-    /// Encode entries of every table.
-    pub(crate) fn encode_entries(&self) -> Vec<Vec<EncodeEntry>> {
-        self.tables().map(|t| t.encode_entries()).collect()
-    }
-
-    /// Decode entries of every table.
-    pub(crate) fn decode_entries(&self) -> Vec<Vec<DecodeEntry>> {
-        self.tables().map(|t| t.decode_entries()).collect()
-    }
-
     /// Whether the table of `class` can code `symbol`.
     pub(crate) fn has(&self, class: usize, symbol: usize) -> bool {
         self.logs[usize::from(self.map.table_of[class])][symbol] > 0
     }
 
-    fn tables(&self) -> impl Iterator<Item = Table> {
+    /// Every table of the set.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Table> {
         self.logs
             .iter()
             .map(|logs| Table::from_logs(logs, self.prob_bits))

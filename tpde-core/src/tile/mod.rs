@@ -17,9 +17,9 @@ pub(crate) mod sparse;
 
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
-use crate::frame::tables::FrameTables;
+use crate::frame::tables::{FrameTables, TokenTables};
 use crate::ordinal::Word;
-use crate::rans::table::{DecodeEntry, EncodeEntry};
+use crate::rans::table::Table;
 
 /// The mode of a tile, as the directory writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,68 +66,38 @@ impl Mode {
     }
 }
 
-/// Encode entries of all tables of a frame.
+/// Entries of all tables of a frame, for encoding or for decoding.
 #[derive(Debug, Default)]
-pub(crate) struct EncodeTables {
-    pub(crate) masks: Vec<Option<Vec<EncodeEntry>>>,
-    pub(crate) magnitudes: Vec<Vec<EncodeEntry>>,
-    pub(crate) dense: Vec<Vec<EncodeEntry>>,
-    pub(crate) fresh: Vec<Vec<EncodeEntry>>,
+pub(crate) struct Entries {
+    /// By mask table; `None` where nothing changes.
+    pub(crate) masks: Vec<Option<Vec<u32>>>,
+    pub(crate) magnitudes: Vec<Vec<u32>>,
+    pub(crate) dense: Vec<Vec<u32>>,
+    pub(crate) fresh: Vec<Vec<u32>>,
 }
 
-impl EncodeTables {
-    pub(crate) fn new(tables: &FrameTables) -> Self {
-        let sparse = tables.sparse.as_ref();
-        let masks = sparse.map_or_else(Vec::new, |s| s.masks.tables());
-        Self {
-            masks: masks
-                .iter()
-                .map(|t| t.as_ref().map(|t| t.encode_entries()))
-                .collect(),
-            magnitudes: sparse
-                .and_then(|s| s.magnitudes.as_ref())
-                .map_or_else(Vec::new, |t| t.encode_entries()),
-            dense: tables
-                .dense
-                .as_ref()
-                .map_or_else(Vec::new, |t| t.encode_entries()),
-            fresh: tables
-                .fresh
-                .as_ref()
-                .map_or_else(Vec::new, |t| t.tokens.encode_entries()),
-        }
+impl Entries {
+    /// What the encoder looks up: [`EncodeEntry`](crate::rans::table::EncodeEntry) by symbol.
+    pub(crate) fn encoding(tables: &FrameTables) -> Self {
+        Self::of(tables, Table::encode_entries)
     }
-}
 
-/// Decode entries of all tables of a frame.
-#[derive(Debug, Default)]
-pub(crate) struct DecodeTables {
-    pub(crate) masks: Vec<Option<Vec<DecodeEntry>>>,
-    pub(crate) magnitudes: Vec<Vec<DecodeEntry>>,
-    pub(crate) dense: Vec<Vec<DecodeEntry>>,
-    pub(crate) fresh: Vec<Vec<DecodeEntry>>,
-}
+    /// What the decoder looks up: [`DecodeEntry`](crate::rans::table::DecodeEntry) by slot.
+    pub(crate) fn decoding(tables: &FrameTables) -> Self {
+        Self::of(tables, Table::decode_entries)
+    }
 
-impl DecodeTables {
-    pub(crate) fn new(tables: &FrameTables) -> Self {
+    fn of(tables: &FrameTables, entries: fn(&Table) -> Vec<u32>) -> Self {
+        let tokens = |set: Option<&TokenTables>| -> Vec<Vec<u32>> {
+            set.map_or_else(Vec::new, |set| set.tables().map(|t| entries(&t)).collect())
+        };
         let sparse = tables.sparse.as_ref();
         let masks = sparse.map_or_else(Vec::new, |s| s.masks.tables());
         Self {
-            masks: masks
-                .iter()
-                .map(|t| t.as_ref().map(|t| t.decode_entries()))
-                .collect(),
-            magnitudes: sparse
-                .and_then(|s| s.magnitudes.as_ref())
-                .map_or_else(Vec::new, |t| t.decode_entries()),
-            dense: tables
-                .dense
-                .as_ref()
-                .map_or_else(Vec::new, |t| t.decode_entries()),
-            fresh: tables
-                .fresh
-                .as_ref()
-                .map_or_else(Vec::new, |t| t.tokens.decode_entries()),
+            masks: masks.iter().map(|t| t.as_ref().map(entries)).collect(),
+            magnitudes: tokens(sparse.and_then(|s| s.magnitudes.as_ref())),
+            dense: tokens(tables.dense.as_ref()),
+            fresh: tokens(tables.fresh.as_ref().map(|f| &f.tokens)),
         }
     }
 }
@@ -138,7 +108,7 @@ pub(crate) struct DecodeContext<'a> {
     pub(crate) layout: Layout,
     pub(crate) block_elems: usize,
     pub(crate) tables: &'a FrameTables,
-    pub(crate) entries: &'a DecodeTables,
+    pub(crate) entries: &'a Entries,
 }
 
 /// What every mode's encoder is given.
@@ -147,7 +117,7 @@ pub(crate) struct EncodeContext<'a> {
     pub(crate) layout: Layout,
     pub(crate) block_elems: usize,
     pub(crate) tables: &'a FrameTables,
-    pub(crate) entries: &'a EncodeTables,
+    pub(crate) entries: &'a Entries,
 }
 
 /// Encodes `new` with `mode`; `None` if the frame's tables cannot (a symbol that they lack, or no tables).
