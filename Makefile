@@ -38,7 +38,8 @@ lint: tools ## Formatting, clippy and documentation, every warning an error
 
 # The tests come last, so that their own summary is the last thing on the screen.
 test: setup fixtures lint ## Everything CI runs
-	cargo test --locked --workspace
+	cargo test --locked --workspace --doc
+	cargo test --locked --workspace --lib --bins --tests
 
 demo: fixtures build ## Save, compare and restore a real run with the built binary
 	@PYTHON=$(VENV_OR_PYTHON) examples/demo.sh target/release/tpde $(FIXTURES)
