@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use tpde_core::{Comparison, Dtype, compare};
+use tpde_core::{Comparison, Dtype, compare, slices_of};
 
 use crate::content::read_slice;
 use crate::error::Result;
@@ -115,6 +115,9 @@ impl Store {
                     } else if old_record.id == new_record.id {
                         Change::Same
                     } else {
+                        // A manifest may claim any length: no work is planned for slices that are not there.
+                        self.check_end(&old, old_record)?;
+                        self.check_end(&new, new_record)?;
                         jobs.extend(slices(new_record).map(|(slice, _, len_bytes)| Job {
                             diff: diff.tensors.len(),
                             old: old_named.tensor as usize,
@@ -155,6 +158,17 @@ impl Store {
         }
         progress.finish();
         Ok(diff)
+    }
+
+    /// Checks that the last slice of a tensor can be found.
+    fn check_end(&self, manifest: &Manifest, record: &TensorRecord) -> Result<()> {
+        let elems = record.len_bytes / record.dtype.word_bytes() as u64;
+        let last = slices_of(record.dtype, elems).len() - 1;
+        let last = u32::try_from(last).unwrap_or(u32::MAX);
+        let hints = hints(manifest, record);
+        self.catalog
+            .chain(self.objects(), record.id, last, &hints)
+            .map(drop)
     }
 
     fn slice(&self, manifest: &Manifest, tensor: usize, slice: u32, len_bytes: usize) -> Result<Vec<u8>> {

@@ -228,3 +228,10 @@ pub fn store_of(all: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Objects {
     }
     objects
 }
+
+/// The most memory that this process ever held, where the system tells.
+pub fn peak_resident_kib() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use tpde_store::index::SledIndex;
 use tpde_store::{Objects, RestoreRequest, RunName, SaveReport, SaveRequest, Silent, Store, StoreError};
-use tpde_tests::{Rng, bf16_weights, write_safetensors};
+use tpde_tests::{Rng, bf16_weights, peak_resident_kib, write_safetensors};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -108,11 +108,4 @@ fn told(report: &SaveReport) {
         report.manifest.to_hex(),
         report.stored_bytes
     );
-}
-
-/// The most memory that this process ever held, where the system tells.
-fn peak_resident_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
