@@ -18,6 +18,7 @@ use crate::ids::{ManifestId, PackId};
 use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
+use crate::summary::count;
 use crate::window::{decoding_bytes, windows};
 
 /// What to restore, and where to.
@@ -133,7 +134,6 @@ impl Store {
             target.directory_mode(&file.path, file.mode)?;
         }
         target.sync(&files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>())?;
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(RestoreReport {
             files: count(
                 files

@@ -49,6 +49,11 @@ impl SlotAction {
     }
 }
 
+/// A number of files or tensors as totals and reports hold it; the highest that they can say, above that.
+pub(crate) fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 /// How much a checkpoint holds, and how much of it was new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {

@@ -30,7 +30,7 @@ use crate::names::RunName;
 use crate::progress::{Progress, Stage};
 use crate::slot::StoredSlot;
 use crate::store::Store;
-use crate::summary::Totals;
+use crate::summary::{Totals, count};
 use ids::Checkpoint;
 
 /// Most links below a tensor, unless the caller says otherwise.
@@ -300,10 +300,6 @@ impl PackList {
             count(self.packs.len() - 1)
         })
     }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Where a tensor ended up.
