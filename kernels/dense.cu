@@ -1,0 +1,101 @@
+// DENSE: most elements of a block change: a residual for each, its table chosen by the base (docs/format.md §4.5).
+//
+// One warp a block, one row (row.cuh) in each thread: base ─key─▶ table ─slot─▶ magnitude, sign ─▶ base + residual.
+// Base words are loaded three rows ahead. All words are written, also in place: hardly a sector has none that changes.
+#include "row.cuh"
+#include "stream.cuh"
+
+// Shared by the CTA: the first entry of the table that a key of a base word chooses.
+struct Choices { u16 table[512]; };
+
+template <typename Word, bool FLOAT> struct Dense {
+    const Layout<Word, FLOAT> layout;
+    const Choices& choices;
+    const u32* slots;
+    const Shape shape;
+    const Place<Word> place;
+    const bool base_aligned;
+    const bool out_aligned;
+    const u32 elems;
+    Stream<true> stream;
+    u32 status;
+
+    __device__ __forceinline__ Row<Word> load(u32 first, u32 count) const {
+        if (!place.base) return {0};
+        return Row<Word>::load(place.base + first, base_aligned, count);
+    }
+
+    // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs.
+    template <bool WHOLE> __device__ __forceinline__ void row(Row<Word> base, u32 first, u32 count) {
+        Row<Word> out = {0};
+#pragma unroll
+        for (u32 j = 0; j < Row<Word>::WORDS; j++) {
+            bool part = WHOLE || j < count;
+            u32 word = base.word(j);
+            u32 negative;
+            u32 magnitude = stream.token(shape, slots + choices.table[layout.key(word)], part, 2, negative);
+            if (magnitude > layout.TOP) status |= BAD_MAGNITUDE;
+            out.put(j, layout.moved(word, magnitude, negative));
+        }
+        out.store(place.out + first, out_aligned, count);
+    }
+
+    __device__ __forceinline__ u32 run(const u8* block, u32 bytes, u32 lanes) {
+        if (!stream.open(block, bytes, lanes)) return BAD_STATES;
+        stream.idle_others();
+        status = GOOD;
+        constexpr u32 WORDS = Row<Word>::WORDS;
+        u32 stride = WORDS * lanes;
+        u32 own = lane_of_thread() < lanes ? WORDS * lane_of_thread() : elems;
+        u32 whole = lanes == WARP ? elems / stride * stride : 0;
+        u32 at = 0;
+        if (whole) {
+            u32 last = whole - stride;
+            Row<Word> ahead[3];
+            for (u32 i = 0; i < 3; i++) ahead[i] = load(own + smaller(i * stride, last), WORDS);
+            for (; at < whole; at += stride) {
+                Row<Word> now = ahead[0];
+                ahead[0] = ahead[1];
+                ahead[1] = ahead[2];
+                // Behind the last row it loads that again: a row whose words are never used.
+                ahead[2] = load(own + smaller(at + 3 * stride, last), WORDS);
+                row<true>(now, own + at, WORDS);
+            }
+        }
+        for (; at < elems; at += stride) {
+            u32 count = Row<Word>::members(elems, own + at);
+            row<false>(load(own + at, count), own + at, count);
+        }
+        if (stream.state != STATE_LOW) status |= BAD_SEEDS;
+        return status | stream.close(block + bytes);
+    }
+};
+
+template <typename Word, bool FLOAT> __device__ __forceinline__ void dense(const Plan& plan) {
+    const Job job = plan.jobs[plan.first_job + blockIdx.x];
+    const Frame& frame = plan.frames[job.frame];
+    const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
+    Choices& choices = *(Choices*)tpde_shared;
+    u32* staged = tpde_shared + sizeof(Choices) / 4;
+
+    for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {
+        u32 of = class_of(frame.class_origin, layout.exponent_of_key(key));
+        choices.table[key] = (u16)(frame.dense.table_of[of] << frame.dense.prob_bits);
+    }
+    const u32* slots = plan.slots + frame.dense.slots_at;
+    stage(staged, slots, job.staged);
+    __syncthreads();
+
+    for (u32 i = warp_of_thread(); i < job.tasks; i += blockDim.x / WARP) {
+        const Task task = plan.tasks[job.first_task + i];
+        const Place<Word> place(plan, frame, task);
+        Dense<Word, FLOAT> block = {
+            layout, choices, staged, Shape(frame.dense), place, is_aligned(place.base, 4), is_aligned(place.out, 4), task.elems, {}, 0};
+        report(plan, job.first_task + i, block.run(plan.bytes + task.bytes_at, task.bytes, frame.lanes));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(512) dense_float_16(const Plan plan) { dense<u16, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512) dense_float_32(const Plan plan) { dense<u32, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512) dense_int_16(const Plan plan) { dense<u16, false>(plan); }
+extern "C" __global__ void __launch_bounds__(512) dense_int_32(const Plan plan) { dense<u32, false>(plan); }

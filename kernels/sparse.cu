@@ -1,0 +1,276 @@
+// SPARSE: few elements of a block change (docs/format.md §4.6). One warp a block; a group of 8 elements in each thread.
+//
+//   groups, 32 at a time ─exponents─▶ chances ─chain─▶ boundaries ─slot─▶ first change ─▶ list (shared memory)
+//   list ─▶ magnitudes ─▶ elements;  list ─▶ next change behind the last one ─▶ list … until it is empty
+//
+// The boundaries of a group do not depend on the coder's state, so they are ready before it is. In place only elements that
+// change are written. The first 15·L changes wait in a queue: their signs are in the states that the block ends with.
+//
+// Departures from the scalar form: 1. the chain runs over T = S - 9 + j, T' = (T·(2^16 - p) + 2^16 - 1) >> 16, all eight steps;
+// steps that the group does not have get p = 0, which leaves T as it is. 2. The symbol is found by three comparisons of eight.
+#include "stream.cuh"
+
+constexpr u32 CHANGE_BITS = 14;
+constexpr u32 SEGMENT = 4096;
+constexpr u32 GROUP = 8;
+constexpr u32 NEVER = 1u << 16; // 2^16 - p of a step that does not occur
+constexpr u32 NO_CHANGE = GROUP;
+constexpr u32 QUEUE = SEED_BITS * WARP;
+
+// A warp's part of the shared memory.
+template <typename Word> struct Scratch {
+    u16 list[SEGMENT / GROUP]; // elements of the segment
+    u16 queued[QUEUE];         // elements of the block
+    Word magnitudes[QUEUE];
+    u16 seeds[WARP];
+};
+static_assert(sizeof(Scratch<u16>) == 3008 && sizeof(Scratch<u32>) == 3968, "plan/shared.rs counts on these bytes");
+
+// Shared by the CTA: what a key of a base word says.
+struct Chances {
+    u16 never[512]; // 2^16 - change probability
+    u16 table[512]; // first entry of the magnitude table
+};
+
+template <typename Word, bool FLOAT, bool FULL> struct Sparse {
+    const Layout<Word, FLOAT> layout;
+    const Chances& chances;
+    const u32* slots;
+    const Shape tokens;
+    Scratch<Word>& scratch;
+    const Place<Word> place;
+    const u32 elems;
+    const bool base_aligned;
+    Stream<FULL> stream;
+    u32 changes;
+    u32 status;
+
+    // Elements of the group that begins at `first` of the segment's `segment_elems`.
+    __device__ __forceinline__ static u32 members(u32 segment_elems, u32 first) {
+        return first < segment_elems ? smaller(segment_elems - first, GROUP) : 0;
+    }
+
+    // Loads the group at `element` of the block; zeros without a base.
+    __device__ __forceinline__ void load(Eight<Word>& group, u32 element, u32 count) const {
+        if (place.base) group.load(place.base + element, base_aligned, count);
+        else group.clear();
+    }
+
+    // Boundaries of the symbols: [k] is S after k elements. PARTIAL: only elements from `start` to below `count` take part.
+    template <bool PARTIAL> __device__ __forceinline__ void chain(u32 (&bound)[GROUP + 1], const Eight<Word>& group, u32 start, u32 count) const {
+        u32 t = (1u << CHANGE_BITS) - 9 + (PARTIAL ? start : 0);
+        bound[0] = t + 9;
+#pragma unroll
+        for (u32 j = 0; j < GROUP; j++) {
+            u32 never = chances.never[layout.key(group.word(j))];
+            if (PARTIAL && (j < start || j >= count)) never = NEVER;
+            t = (t * never + (NEVER - 1)) >> 16;
+            bound[j + 1] = t + 8 - j;
+        }
+        // The boundary of "none" is that after the last element of the group.
+        if (PARTIAL) bound[GROUP] = t + 9 - count;
+    }
+
+    // The symbol "first change": the element of the group, or NO_CHANGE. Threads without `part` get NO_CHANGE.
+    __device__ __forceinline__ u32 first_change(const u32 (&bound)[GROUP + 1], bool part) {
+        u32 found = NO_CHANGE;
+        for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
+            bool active = part && stream.has_turn(turn);
+            u32 slot = stream.state & ((1u << CHANGE_BITS) - 1);
+            bool past_4 = slot < bound[4];
+            u32 high = past_4 ? bound[4] : bound[0];
+            u32 low = past_4 ? bound[8] : bound[4];
+            u32 second = past_4 ? bound[6] : bound[2];
+            u32 first = past_4 ? bound[5] : bound[1];
+            u32 third = past_4 ? bound[7] : bound[3];
+            bool past_2 = slot < second;
+            high = past_2 ? second : high;
+            low = past_2 ? low : second;
+            u32 middle = past_2 ? third : first;
+            bool past_1 = slot < middle;
+            high = past_1 ? middle : high;
+            low = past_1 ? low : middle;
+            bool none = slot < bound[GROUP];
+            u32 start = none ? 0 : low;
+            u32 frequency = none ? bound[GROUP] : high - low;
+            if (active) {
+                found = none ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
+                stream.state = frequency * (stream.state >> CHANGE_BITS) + slot - start;
+            }
+            stream.refill(active);
+            stream.share(turn);
+            if (FULL) break;
+        }
+        return found;
+    }
+
+    // Appends `element` to the list of `count` entries, for threads with `keep`.
+    __device__ __forceinline__ void append(u32& count, bool keep, u32 element) {
+        u32 votes = __ballot_sync(ALL_LANES, keep);
+        if (keep) scratch.list[count + rank_in(votes)] = (u16)element;
+        count += __popc(votes);
+    }
+
+    // The first look at every group of a segment; returns the length of the list.
+    __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems) {
+        u32 count = 0;
+        Eight<Word> next;
+        u32 first = lane_of_thread() * GROUP;
+        load(next, segment + first, members(segment_elems, first));
+        for (u32 row = 0; row < segment_elems; row += WARP * GROUP, first += WARP * GROUP) {
+            Eight<Word> group = next;
+            u32 ahead = first + WARP * GROUP;
+            if (row + WARP * GROUP < segment_elems) load(next, segment + ahead, members(segment_elems, ahead));
+            u32 has = members(segment_elems, first);
+            u32 bound[GROUP + 1];
+            if (row + WARP * GROUP <= segment_elems) chain<false>(bound, group, 0, GROUP);
+            else chain<true>(bound, group, 0, has);
+            if (!place.in_place) {
+                Word* to = place.out + segment + first;
+                group.store(to, is_aligned(to, 16), has);
+            }
+            u32 found = first_change(bound, has != 0);
+            append(count, found != NO_CHANGE, first + found);
+        }
+        return count;
+    }
+
+    // The magnitude of every change on the list, which keeps those behind which their group goes on; returns its length.
+    __device__ __forceinline__ u32 magnitudes(u32 count, u32 segment, u32 segment_elems) {
+        u32 kept = 0;
+        u32 in_seeds = SEED_BITS * stream.lanes;
+        for (u32 row = 0; row < count; row += WARP) {
+            u32 item = row + lane_of_thread();
+            bool part = item < count;
+            u32 element = part ? scratch.list[item] : 0;
+            u32 word = part && place.base ? (u32)place.base[segment + element] : 0;
+            const u32* table = slots + chances.table[layout.key(word)];
+            bool waits = changes + item < in_seeds;
+            u32 magnitude = 0;
+            u32 negative = 0;
+            for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
+                bool active = part && stream.has_turn(turn);
+                u32 sign;
+                u32 number = stream.token(tokens, table, active, waits ? 0 : 1, sign);
+                stream.share(turn);
+                if (active) {
+                    magnitude = number;
+                    negative = sign;
+                }
+                if (FULL) break;
+            }
+            if (part) {
+                if (magnitude == 0 || magnitude > layout.TOP) status |= BAD_MAGNITUDE;
+                if (waits) {
+                    scratch.queued[changes + item] = (u16)(segment + element);
+                    scratch.magnitudes[changes + item] = (Word)magnitude;
+                } else {
+                    place.out[segment + element] = (Word)layout.moved(word, magnitude, negative);
+                }
+            }
+            __syncwarp();
+            bool keep = part && (element + 1) % GROUP != 0 && element + 1 < segment_elems;
+            append(kept, keep, element + 1);
+        }
+        changes += count;
+        __syncwarp();
+        return kept;
+    }
+
+    // The next look at the groups on the list, from the element that it names; returns its new length.
+    __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment, u32 segment_elems) {
+        u32 kept = 0;
+        for (u32 row = 0; row < count; row += WARP) {
+            u32 item = row + lane_of_thread();
+            bool part = item < count;
+            u32 element = part ? scratch.list[item] : 0;
+            u32 first = element & ~(GROUP - 1);
+            u32 has = part ? members(segment_elems, first) : 0;
+            Eight<Word> group;
+            load(group, segment + first, has);
+            u32 bound[GROUP + 1];
+            chain<true>(bound, group, element - first, has);
+            u32 found = first_change(bound, part);
+            __syncwarp();
+            append(kept, found != NO_CHANGE, first + found);
+        }
+        __syncwarp();
+        return kept;
+    }
+
+    // Changes whose signs the final states hold.
+    __device__ __forceinline__ void settle() {
+        u32 lane = lane_of_thread();
+        u32 in_seeds = SEED_BITS * stream.lanes;
+        u32 waiting = smaller(changes, in_seeds);
+        if (lane < stream.lanes) scratch.seeds[lane] = (u16)(stream.state & (STATE_LOW - 1));
+        __syncwarp();
+        const Seeds seeds = {scratch.seeds};
+        for (u32 i = lane; i < waiting; i += WARP) {
+            u32 element = scratch.queued[i];
+            u32 word = place.base ? (u32)place.base[element] : 0;
+            place.out[element] = (Word)layout.moved(word, scratch.magnitudes[i], seeds.bit(i));
+        }
+        for (u32 i = waiting + lane; i < in_seeds; i += WARP)
+            if (seeds.bit(i)) status |= BAD_SEEDS;
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ u32 run(const u8* block, u32 bytes, u32 lanes) {
+        if (!stream.open(block, bytes, lanes)) return BAD_STATES;
+        changes = 0;
+        status = GOOD;
+        for (u32 segment = 0; segment < elems; segment += SEGMENT) {
+            u32 segment_elems = smaller(elems - segment, SEGMENT);
+            u32 count = all_groups(segment, segment_elems);
+            __syncwarp();
+            while (count != 0) {
+                count = magnitudes(count, segment, segment_elems);
+                if (count != 0) count = listed_groups(count, segment, segment_elems);
+            }
+        }
+        settle();
+        return status | stream.close(block + bytes);
+    }
+};
+
+template <typename Word, bool FLOAT, bool FULL>
+__device__ __forceinline__ void sparse_block(const Plan& plan, const Frame& frame, const Chances& chances, const u32* slots, Scratch<Word>& scratch, u32 number) {
+    const Task task = plan.tasks[number];
+    const Place<Word> place(plan, frame, task);
+    Sparse<Word, FLOAT, FULL> block = {
+        layout_of<Word, FLOAT>(frame), chances, slots, Shape(frame.magnitudes), scratch, place, task.elems, is_aligned(place.base, 16), {}, 0, 0};
+    report(plan, number, block.run(plan.bytes + task.bytes_at, task.bytes, frame.lanes_sparse));
+}
+
+template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(const Plan& plan) {
+    const Job job = plan.jobs[plan.first_job + blockIdx.x];
+    const Frame& frame = plan.frames[job.frame];
+    const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
+    Chances& chances = *(Chances*)tpde_shared;
+    u32* staged = tpde_shared + sizeof(Chances) / 4;
+    Scratch<Word>* scratch = (Scratch<Word>*)(staged + job.staged);
+
+    for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {
+        u32 of = class_of(frame.class_origin, layout.exponent_of_key(key));
+        chances.never[key] = (u16)(NEVER - frame.change_probability[of]);
+        chances.table[key] = (u16)(frame.magnitudes.table_of[of] << frame.magnitudes.prob_bits);
+    }
+    const u32* slots = plan.slots + frame.magnitudes.slots_at;
+    if (job.staged) {
+        stage(staged, slots, job.staged);
+        slots = staged;
+    }
+    __syncthreads();
+
+    for (u32 i = warp_of_thread(); i < job.tasks; i += blockDim.x / WARP) {
+        Scratch<Word>& own = scratch[warp_of_thread()];
+        if (frame.lanes_sparse == WARP) sparse_block<Word, FLOAT, true>(plan, frame, chances, slots, own, job.first_task + i);
+        else sparse_block<Word, FLOAT, false>(plan, frame, chances, slots, own, job.first_task + i);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(512) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512) sparse_float_32(const Plan plan) { sparse<u32, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
+extern "C" __global__ void __launch_bounds__(512) sparse_int_32(const Plan plan) { sparse<u32, false>(plan); }
