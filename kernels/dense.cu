@@ -75,8 +75,8 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void dense(const
     const Job job = plan.jobs[plan.first_job + blockIdx.x];
     const Frame& frame = plan.frames[job.frame];
     const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
-    Choices& choices = *(Choices*)tpde_shared;
-    u32* staged = tpde_shared + sizeof(Choices) / 4;
+    Choices& choices = *(Choices*)shared_words();
+    u32* staged = shared_words() + sizeof(Choices) / 4;
 
     for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {
         u32 of = class_of(frame.class_origin, layout.exponent_of_key(key));

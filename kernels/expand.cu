@@ -5,7 +5,7 @@ extern "C" __global__ void expand_tables(const Plan plan) {
     const Table table = plan.tables[plan.first_job + blockIdx.x];
     u32 symbol = threadIdx.x;
     u32 frequency = symbol < table.symbols ? plan.frequencies[table.frequencies_at + symbol] : 0;
-    u32* starts = tpde_shared;
+    u32* starts = shared_words();
 
     // Inclusive sums within warps, then over warps.
     u32 end = frequency;

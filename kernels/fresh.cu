@@ -40,7 +40,7 @@ template <typename Word, bool FLOAT> struct Fresh {
     }
 
     __device__ __forceinline__ u32 word_of(u32 number, u32 raw_part) const {
-        if (FLOAT) return (origin - number & layout.exponent_mask) << layout.mantissa_bits | spread(raw_part);
+        if (FLOAT) return ((origin - number) & layout.exponent_mask) << layout.mantissa_bits | spread(raw_part);
         return layout.is_signed ? (number >> 1 ^ (0u - (number & 1))) & layout.MASK : number;
     }
 
@@ -118,7 +118,7 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void fresh(const
     const Job job = plan.jobs[plan.first_job + blockIdx.x];
     const Frame& frame = plan.frames[job.frame];
     const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
-    u32* staged = tpde_shared;
+    u32* staged = shared_words();
     Ends* ends = (Ends*)(staged + job.staged);
     stage(staged, plan.slots + frame.fresh.slots_at, job.staged);
     __syncthreads();

@@ -247,8 +247,8 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
     const Job job = plan.jobs[plan.first_job + blockIdx.x];
     const Frame& frame = plan.frames[job.frame];
     const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
-    Chances& chances = *(Chances*)tpde_shared;
-    u32* staged = tpde_shared + sizeof(Chances) / 4;
+    Chances& chances = *(Chances*)shared_words();
+    u32* staged = shared_words() + sizeof(Chances) / 4;
     Scratch<Word>* scratch = (Scratch<Word>*)(staged + job.staged);
 
     for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {

@@ -9,8 +9,12 @@ using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 
+struct __align__(16) Vector { u32 at[4]; };
+
 // All shared memory is dynamic: the planner decides how much, and no kernel has any of its own.
-extern __shared__ __align__(16) u32 tpde_shared[];
+extern __shared__ Vector tpde_shared[];
+
+__device__ __forceinline__ u32* shared_words() { return tpde_shared[0].at; }
 
 constexpr u32 ALL_LANES = 0xffffffffu;
 constexpr u32 WARP = 32;
@@ -57,8 +61,6 @@ template <typename Word, bool FLOAT> struct Layout {
     }
 };
 
-struct __align__(16) Vector { u32 at[4]; };
-
 __device__ __forceinline__ bool is_aligned(const void* pointer, u32 bytes) { return ((u64)pointer & (bytes - 1)) == 0; }
 
 // Eight words, as a group of SPARSE has them: 16-bit words two in one register.
@@ -72,12 +74,14 @@ template <typename Word> struct Eight {
     }
 
     __device__ __forceinline__ void clear() {
+#pragma unroll
         for (u32 i = 0; i < REGISTERS; i++) at[i] = 0;
     }
 
     // `aligned`: whether the first word lies on 16 bytes. `count` words are there, at most 8; the others read as 0.
     __device__ __forceinline__ void load(const Word* from, bool aligned, u32 count) {
         if (aligned && count == 8) {
+#pragma unroll
             for (u32 i = 0; i < REGISTERS; i += 4) {
                 Vector v = *(const Vector*)(from + i * 4 / sizeof(Word));
                 for (u32 k = 0; k < 4; k++) at[i + k] = v.at[k];
@@ -85,6 +89,7 @@ template <typename Word> struct Eight {
             return;
         }
         clear();
+#pragma unroll
         for (u32 j = 0; j < 8; j++) {
             u32 word = j < count ? (u32)from[j] : 0u;
             if (sizeof(Word) == 4) at[j % REGISTERS] = word;
@@ -94,6 +99,7 @@ template <typename Word> struct Eight {
 
     __device__ __forceinline__ void store(Word* to, bool aligned, u32 count) const {
         if (aligned && count == 8) {
+#pragma unroll
             for (u32 i = 0; i < REGISTERS; i += 4) {
                 Vector v;
                 for (u32 k = 0; k < 4; k++) v.at[k] = at[i + k];
@@ -101,6 +107,7 @@ template <typename Word> struct Eight {
             }
             return;
         }
+#pragma unroll
         for (u32 j = 0; j < 8; j++)
             if (j < count) to[j] = (Word)word(j);
     }

@@ -1,0 +1,175 @@
+//! Shape of the launches: how many warps a CTA has, and what each kernel keeps in shared memory.
+//!
+//! A warp decodes one block at a time; a CTA's warps share one frame's tables. 99 KB a CTA is what every device since sm_80
+//! grants, so plans fit all of them.
+
+use super::records::{Job, Task};
+
+/// Most dynamic shared memory of a CTA, in bytes.
+pub const MAX_SHARED_BYTES: usize = 99 * 1024;
+/// Fewest warps of a CTA: its tables are read by all.
+const MIN_WARPS: usize = 4;
+/// SPARSE keeps magnitude tables in shared memory up to this many entries; larger ones are read through the L1 cache, since
+/// warps hide that better than tables that push warps out.
+const MAX_STAGED_SPARSE: u32 = 4096;
+
+/// What a kernel does to a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    Copy,
+    Sparse,
+    Dense,
+    Fresh,
+}
+
+/// A kernel: the work, and the words it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kernel {
+    pub(crate) work: Work,
+    pub(crate) is_float: bool,
+    pub(crate) word_bytes: u8,
+}
+
+impl Kernel {
+    /// The entry point in `kernels/`.
+    pub(crate) const fn name(self) -> &'static str {
+        match (self.work, self.is_float, self.word_bytes) {
+            (Work::Copy, _, 2) => "copy_16",
+            (Work::Copy, _, _) => "copy_32",
+            (Work::Sparse, true, 2) => "sparse_float_16",
+            (Work::Sparse, true, _) => "sparse_float_32",
+            (Work::Sparse, false, 2) => "sparse_int_16",
+            (Work::Sparse, false, _) => "sparse_int_32",
+            (Work::Dense, true, 2) => "dense_float_16",
+            (Work::Dense, true, _) => "dense_float_32",
+            (Work::Dense, false, 2) => "dense_int_16",
+            (Work::Dense, false, _) => "dense_int_32",
+            (Work::Fresh, true, 2) => "fresh_float_16",
+            (Work::Fresh, true, _) => "fresh_float_32",
+            (Work::Fresh, false, 2) => "fresh_int_16",
+            (Work::Fresh, false, _) => "fresh_int_32",
+        }
+    }
+
+    /// Shared bytes of the CTA, and those of each of its warps; `kernels/` asserts the same numbers.
+    const fn shared(self) -> (usize, usize) {
+        match (self.work, self.word_bytes) {
+            (Work::Copy, _) => (0, 0),
+            (Work::Sparse, 2) => (2048, 3008),
+            (Work::Sparse, _) => (2048, 3968),
+            (Work::Dense, _) => (1024, 0),
+            (Work::Fresh, _) => (0, 64),
+        }
+    }
+
+    const fn max_warps(self) -> usize {
+        match self.work {
+            Work::Copy | Work::Sparse => 8,
+            Work::Dense | Work::Fresh => 16,
+        }
+    }
+
+    /// Entries of a frame's tables that a CTA stages.
+    pub(crate) fn staged(self, slots: u32) -> u32 {
+        match self.work {
+            Work::Copy => 0,
+            Work::Sparse if slots > MAX_STAGED_SPARSE => 0,
+            Work::Sparse | Work::Dense | Work::Fresh => slots,
+        }
+    }
+}
+
+/// Some tasks of one frame in one mode.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) kernel: Kernel,
+    pub(crate) staged: u32,
+    pub(crate) frame: u32,
+    pub(crate) first_task: u32,
+    pub(crate) tasks: u32,
+}
+
+/// One kernel launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The entry point in `kernels/`.
+    pub kernel: &'static str,
+    /// First of its jobs (of its tables, for `expand_tables`).
+    pub first_job: u64,
+    /// CTAs, one a job.
+    pub ctas: u32,
+    /// Threads of a CTA.
+    pub threads: u32,
+    /// Dynamic shared memory of a CTA, in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Launches for `runs` on a device of so many multiprocessors: one for each kernel and each of three sizes of its tables.
+pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>, Vec<Launch>) {
+    // The most work first: the tail of a launch overlaps the next one's head where streams allow.
+    let bucket = |run: &Run| (run.kernel, table_size(run.staged));
+    runs.sort_by_key(bucket);
+    let (mut jobs, mut launches) = (Vec::new(), Vec::new());
+    for group in runs.chunk_by(|a, b| bucket(a) == bucket(b)) {
+        let kernel = group[0].kernel;
+        let tasks: usize = group.iter().map(|run| run.tasks as usize).sum();
+        let tasks_a_job = match kernel.work {
+            Work::Copy => 1,
+            _ => tasks.div_ceil(2 * multiprocessors.max(1)).clamp(1, kernel.max_warps()),
+        };
+        let warps = match kernel.work {
+            Work::Copy => kernel.max_warps(),
+            _ => tasks_a_job.max(MIN_WARPS),
+        };
+        let (fixed, a_warp) = kernel.shared();
+        let staged = group.iter().map(|run| run.staged as usize).max().unwrap_or(0);
+        let first_job = jobs.len();
+        for run in group {
+            let end = run.first_task + run.tasks;
+            #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
+            let step = tasks_a_job as u32;
+            for first_task in (run.first_task..end).step_by(tasks_a_job) {
+                jobs.push(Job {
+                    frame: run.frame,
+                    first_task,
+                    tasks: step.min(end - first_task),
+                    staged: run.staged,
+                });
+            }
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "no more jobs than tasks, which are u32; at most 512 threads and 99 KB"
+        )]
+        launches.push(Launch {
+            kernel: kernel.name(),
+            first_job: first_job as u64,
+            ctas: (jobs.len() - first_job) as u32,
+            threads: (32 * warps) as u32,
+            shared_bytes: (fixed + 4 * staged + warps * a_warp) as u32,
+        });
+    }
+    (jobs, launches)
+}
+
+/// Small, middling or large tables: what they take decides how many CTAs a multiprocessor holds.
+fn table_size(staged: u32) -> u8 {
+    match staged {
+        0..=4096 => 0,
+        4097..=8192 => 1,
+        _ => 2,
+    }
+}
+
+/// The jobs cover the tasks once each, and every launch fits the smallest device.
+#[cfg(debug_assertions)]
+pub(crate) fn check(jobs: &[Job], tasks: &[Task], launches: &[Launch]) {
+    let mut seen = vec![0u8; tasks.len()];
+    for job in jobs {
+        for task in job.first_task..job.first_task + job.tasks {
+            seen[task as usize] += 1;
+        }
+    }
+    debug_assert!(seen.iter().all(|&times| times == 1));
+    debug_assert!(launches.iter().all(|l| l.shared_bytes as usize <= MAX_SHARED_BYTES && l.threads <= 512));
+}
