@@ -15,7 +15,7 @@ use records::{FrameRecord, Table, Task, Tokens, bytes_of};
 use shape::{Kernel, Run, Work, launches};
 use std::ops::Range;
 use tpde_core::constants::TILE_ELEMS;
-use tpde_core::{Frame, FrameView, Layout, Mode, TokenView};
+use tpde_core::{CodecError, Frame, FrameView, Layout, Mode, TokenView};
 
 /// Bytes that must be readable behind the last frame: a damaged block of 2^16 elements may take that many words it does not
 /// have (at most five an element, and one a group) before its end is found wrong.
@@ -91,9 +91,9 @@ impl Plan {
         let mut outputs = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let of_item = |source| InferError::Frame { index, source };
-            let view = Frame::parse(item.frame)
-                .and_then(|frame| frame.view())
-                .map_err(of_item)?;
+            let frame = Frame::parse(item.frame).map_err(of_item)?;
+            let view = frame.view().map_err(of_item)?;
+            bodies_fit(&frame, &view).map_err(of_item)?;
             outputs.push(plan.add(index, item, &view, &mut runs)?);
         }
         apart(outputs)?;
@@ -384,6 +384,25 @@ pub struct DamagedBlock {
     pub first: u32,
     /// Its status word (`kernels/records.cuh`).
     pub status: u32,
+}
+
+/// Checks the bodies that no stream's end proves: SAME has none, RAW is the tile.
+fn bodies_fit(frame: &Frame<'_>, view: &FrameView) -> std::result::Result<(), CodecError> {
+    for (tile, &(mode, bytes)) in frame.tiles().iter().enumerate() {
+        let tile_bytes = view.dtype.tile_bytes();
+        let expected = match mode {
+            Mode::Same => 0,
+            Mode::Raw => tile_bytes.min(frame.len_bytes() - tile * tile_bytes),
+            _ => continue,
+        };
+        if bytes != expected {
+            return Err(CodecError::Corrupt {
+                what: "tile body",
+                detail: format!("{mode:?} tile {tile} has {bytes} bytes, not {expected}"),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn work_of(mode: Mode) -> Option<Work> {

@@ -1,7 +1,6 @@
 //! Memory for many tensors: each at an odd place, guard bytes between them.
 
 use super::Case;
-use tpde_core::{Base, TensorId, decode_frame};
 use tpde_infer::plan::{DamagedBlock, Item, Target};
 
 const GUARD: u8 = 0x5a;
@@ -9,15 +8,15 @@ const GUARD: u8 = 0x5a;
 const POISON: u8 = 0xc3;
 
 /// What a plan over some cases reads, and what must come out.
-pub struct Arena {
-    pub target: Target,
-    pub base: Vec<u8>,
-    pub out: Vec<u8>,
-    pub places: Vec<usize>,
+pub(crate) struct Arena {
+    pub(crate) target: Target,
+    pub(crate) base: Vec<u8>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) places: Vec<usize>,
 }
 
 impl Arena {
-    pub fn new(cases: &[Case], target: Target) -> Self {
+    pub(crate) fn new(cases: &[Case], target: Target) -> Self {
         let mut places = Vec::new();
         let mut at = 0;
         for (i, case) in cases.iter().enumerate() {
@@ -48,7 +47,7 @@ impl Arena {
         }
     }
 
-    pub fn items<'a>(&self, cases: &'a [Case]) -> Vec<Item<'a>> {
+    pub(crate) fn items<'a>(&self, cases: &'a [Case]) -> Vec<Item<'a>> {
         let item = |(case, &place): (&'a Case, &usize)| Item {
             frame: &case.frame,
             base_at: place as u64,
@@ -58,7 +57,7 @@ impl Arena {
     }
 
     /// Sound frames: the output holds every tensor, and nothing else has changed.
-    pub fn must_be_decoded(&self, cases: &[Case], out: &[u8]) {
+    pub(crate) fn must_be_decoded(&self, cases: &[Case], out: &[u8]) {
         let mut expected = self.out.clone();
         for (case, &place) in cases.iter().zip(&self.places) {
             let found = &out[place..place + case.new.len()];
@@ -85,16 +84,12 @@ impl Arena {
 
     /// Damaged frames: the device finds a block bad exactly where the scalar decoder fails; else the bytes are the same. Returns how many
     /// were found bad.
-    pub fn must_be_judged(&self, cases: &[Case], out: &[u8], damaged: &[DamagedBlock]) -> usize {
+    pub(crate) fn must_be_judged(&self, cases: &[Case], out: &[u8], damaged: &[DamagedBlock]) -> usize {
         let mut expected = self.out.clone();
         let mut bad = 0;
         for (i, (case, &place)) in cases.iter().zip(&self.places).enumerate() {
             let range = place..place + case.new.len();
-            let mut scalar = vec![0; case.new.len()];
-            // A flipped bit of the base's id is for the scalar decoder another base; here only bytes count.
-            let id = named_base(case);
-            let base = case.base.as_ref().map(|bytes| Base { id, bytes });
-            let result = decode_frame(&case.frame, base, None, &mut scalar);
+            let result = case.scalar();
             let status: Vec<u32> = damaged.iter().filter(|d| d.index == i).map(|d| d.status).collect();
             assert_eq!(
                 status.is_empty(),
@@ -102,10 +97,9 @@ impl Arena {
                 "{}: the device says {status:?}, the scalar decoder {result:?}",
                 case.name
             );
-            if result.is_ok() {
-                assert!(out[range.clone()] == scalar, "{}: other bytes", case.name);
-            } else {
-                bad += 1;
+            match result {
+                Ok(scalar) => assert!(out[range.clone()] == scalar, "{}: other bytes", case.name),
+                Err(_) => bad += 1,
             }
             expected[range.clone()].copy_from_slice(&out[range]);
         }
@@ -113,18 +107,4 @@ impl Arena {
         assert_eq!(stray, None, "a byte between the tensors was written");
         bad
     }
-}
-
-/// An id that begins as the frame says its base's does (docs/format.md §4.1).
-fn named_base(case: &Case) -> TensorId {
-    let mut at = 3;
-    for _ in 0..2 {
-        while case.frame[at] & 0x80 != 0 {
-            at += 1;
-        }
-        at += 1;
-    }
-    let mut id = [0; 32];
-    id[..4].copy_from_slice(&case.frame[at..at + 4]);
-    TensorId::from_bytes(id)
 }
