@@ -2,7 +2,7 @@
 
 use super::{Device, failed};
 use crate::error::{InferError, Result};
-use crate::plan::{OVERREAD_BYTES, Plan, Target};
+use crate::plan::{DamagedBlock, OVERREAD_BYTES, Plan, Target};
 use cudarc::driver::result::memset_d8_async;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg};
 use std::sync::Arc;
@@ -81,15 +81,27 @@ impl<'d> Loaded<'d> {
         self.submit(base, out)
     }
 
+    /// Waits for the run; returns the blocks that no encoder writes.
+    ///
+    /// # Errors
+    /// `Cuda` if a launch failed.
+    pub fn damaged(&self) -> Result<Vec<DamagedBlock>> {
+        self.plan.damaged(&self.status()?)
+    }
+
     /// Waits for the run and checks its blocks.
     ///
     /// # Errors
     /// `Damaged` if a block is none that an encoder writes: the output of its tile is unspecified. `Cuda` if a launch failed.
     pub fn check(&self) -> Result<()> {
+        self.plan.check(&self.status()?)
+    }
+
+    fn status(&self) -> Result<Vec<u32>> {
         let mut status = self.stream.clone_dtoh(&self.status).map_err(failed("status"))?;
         self.stream.synchronize().map_err(failed("the launches"))?;
         status.truncate(self.plan.blocks());
-        self.plan.check(&status)
+        Ok(status)
     }
 
     /// The plan.

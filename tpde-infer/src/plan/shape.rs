@@ -3,7 +3,9 @@
 //! A warp decodes one block at a time; a CTA's warps share one frame's tables. 99 KB a CTA is what every device since sm_80
 //! grants, so plans fit all of them.
 
-use super::records::{Job, Task};
+use super::records::Job;
+#[cfg(debug_assertions)]
+use super::records::Task;
 
 /// Most dynamic shared memory of a CTA, in bytes.
 pub const MAX_SHARED_BYTES: usize = 99 * 1024;
