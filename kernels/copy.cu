@@ -17,7 +17,7 @@ __device__ __forceinline__ void copy_tile(const Plan& plan, u32 word_bytes) {
         if (from != out) {
             if (is_aligned(out, 16) && is_aligned(from, 16)) {
                 rows = halves / 8;
-                Vector zero = {{0, 0, 0, 0}};
+                const Vector zero = {0, 0, 0, 0};
                 for (u32 row = threadIdx.x; row < rows; row += blockDim.x)
                     ((Vector*)out)[row] = from ? ((const Vector*)from)[row] : zero;
             }

@@ -14,18 +14,19 @@ template <typename Word, bool FLOAT> struct Dense {
     const u32* slots;
     const Shape shape;
     const Place<Word> place;
-    const bool base_aligned;
-    const bool out_aligned;
+    const bool aligned; // there is a base, and it and the output lie on 4 bytes
     const u32 elems;
     Stream<true> stream;
-    u32 status;
+    u32 worst; // magnitude
 
     __device__ __forceinline__ Row<Word> load(u32 first, u32 count) const {
         if (!place.base) return {0};
-        return Row<Word>::load(place.base + first, base_aligned, count);
+        return Row<Word>::load(place.base + first, count);
     }
 
-    // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs.
+    __device__ __forceinline__ Row<Word> load_whole(u32 first) const { return {*(const u32*)(place.base + first)}; }
+
+    // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs, on 4 bytes.
     template <bool WHOLE> __device__ __forceinline__ void row(Row<Word> base, u32 first, u32 count) {
         Row<Word> out = {0};
 #pragma unroll
@@ -33,32 +34,33 @@ template <typename Word, bool FLOAT> struct Dense {
             bool part = WHOLE || j < count;
             u32 word = base.word(j);
             u32 negative;
-            u32 magnitude = stream.token(shape, slots + choices.table[layout.key(word)], part, 2, negative);
-            if (magnitude > layout.TOP) status |= BAD_MAGNITUDE;
+            u32 magnitude = stream.template token<Layout<Word, FLOAT>::BITS>(shape, slots + choices.table[layout.key(word)], part, 2, negative);
+            worst = larger(worst, magnitude);
             out.put(j, layout.moved(word, magnitude, negative));
         }
-        out.store(place.out + first, out_aligned, count);
+        if (WHOLE) *(u32*)(place.out + first) = out.bits;
+        else out.store(place.out + first, count);
     }
 
     __device__ __forceinline__ u32 run(const u8* block, u32 bytes, u32 lanes) {
         if (!stream.open(block, bytes, lanes)) return BAD_STATES;
         stream.idle_others();
-        status = GOOD;
+        worst = 0;
         constexpr u32 WORDS = Row<Word>::WORDS;
         u32 stride = WORDS * lanes;
         u32 own = lane_of_thread() < lanes ? WORDS * lane_of_thread() : elems;
-        u32 whole = lanes == WARP ? elems / stride * stride : 0;
+        u32 whole = aligned && lanes == WARP ? elems / stride * stride : 0;
         u32 at = 0;
         if (whole) {
             u32 last = whole - stride;
             Row<Word> ahead[3];
-            for (u32 i = 0; i < 3; i++) ahead[i] = load(own + smaller(i * stride, last), WORDS);
+            for (u32 i = 0; i < 3; i++) ahead[i] = load_whole(own + smaller(i * stride, last));
             for (; at < whole; at += stride) {
                 Row<Word> now = ahead[0];
                 ahead[0] = ahead[1];
                 ahead[1] = ahead[2];
                 // Behind the last row it loads that again: a row whose words are never used.
-                ahead[2] = load(own + smaller(at + 3 * stride, last), WORDS);
+                ahead[2] = load_whole(own + smaller(at + 3 * stride, last));
                 row<true>(now, own + at, WORDS);
             }
         }
@@ -66,6 +68,7 @@ template <typename Word, bool FLOAT> struct Dense {
             u32 count = Row<Word>::members(elems, own + at);
             row<false>(load(own + at, count), own + at, count);
         }
+        u32 status = worst > layout.TOP ? BAD_MAGNITUDE : GOOD;
         if (stream.state != STATE_LOW) status |= BAD_SEEDS;
         return status | stream.close(block + bytes);
     }
@@ -86,12 +89,13 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void dense(const
     stage(staged, slots, job.staged);
     __syncthreads();
 
-    for (u32 i = warp_of_thread(); i < job.tasks; i += blockDim.x / WARP) {
+    for (u32 i = warp_of_thread(); i < uniform(job.tasks); i += blockDim.x / WARP) {
         const Task task = plan.tasks[job.first_task + i];
         const Place<Word> place(plan, frame, task);
+        bool aligned = uniform(place.base && is_aligned(place.base, 4) && is_aligned(place.out, 4)) != 0;
         Dense<Word, FLOAT> block = {
-            layout, choices, staged, Shape(frame.dense), place, is_aligned(place.base, 4), is_aligned(place.out, 4), task.elems, {}, 0};
-        report(plan, job.first_task + i, block.run(plan.bytes + task.bytes_at, task.bytes, frame.lanes));
+            layout, choices, staged, Shape(frame.dense), place, aligned, uniform(task.elems), {}, 0};
+        report(plan, job.first_task + i, block.run(plan.bytes + task.bytes_at, task.bytes, uniform(frame.lanes)));
     }
 }
 

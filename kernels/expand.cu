@@ -14,9 +14,10 @@ extern "C" __global__ void expand_tables(const Plan plan) {
         if (lane_of_thread() >= step) end += below;
     }
     u32* of_warp = starts + 256;
-    if (lane_of_thread() == WARP - 1) of_warp[warp_of_thread()] = end;
+    const u32 own = warp_of_thread();
+    if (lane_of_thread() == WARP - 1) of_warp[own] = end;
     __syncthreads();
-    for (u32 warp = 0; warp < warp_of_thread(); warp++) end += of_warp[warp];
+    for (u32 warp = 0; warp < own; warp++) end += of_warp[warp];
     starts[symbol] = end - frequency;
     __syncthreads();
 

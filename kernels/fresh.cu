@@ -14,7 +14,7 @@ template <typename Word, bool FLOAT> struct Fresh {
     const Shape shape;
     Ends& ends;
     Word* const out;
-    const bool out_aligned;
+    const bool aligned; // the output, on 4 bytes
     const u32 elems;
     const u32 origin;
     const u16* raw;
@@ -53,12 +53,13 @@ template <typename Word, bool FLOAT> struct Fresh {
         for (u32 j = 0; j < Row<Word>::WORDS; j++) {
             bool part = WHOLE || j < count;
             u32 negative;
-            u32 number = stream.token(shape, slots, part, 0, negative);
+            u32 number = stream.template token<Layout<Word, FLOAT>::BITS>(shape, slots, part, 0, negative);
             u32 raw_part = 0;
             if (FLOAT && part) raw_part = is_pair && WHOLE ? pair >> 8 * j & 255 : raw_of(first + j);
             to.put(j, word_of(number, raw_part));
         }
-        to.store(out + first, out_aligned, count);
+        if (WHOLE) *(u32*)(out + first) = to.bits;
+        else to.store(out + first, count);
     }
 
     // Completes the words whose raw bits the states hold, and checks that the seeds hold no more.
@@ -102,7 +103,7 @@ template <typename Word, bool FLOAT> struct Fresh {
         u32 stride = WORDS * lanes;
         u32 own = lane_of_thread() < lanes ? WORDS * lane_of_thread() : elems;
         u32 at = 0;
-        if (lanes == WARP) {
+        if (aligned && lanes == WARP) {
             // Rows whose raw bits all lie outside the states.
             u32 outside = FLOAT ? raw_bits / raw_width() : elems;
             for (; at + stride <= outside; at += stride) row<true>(own + at, WORDS);
@@ -123,12 +124,13 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void fresh(const
     stage(staged, plan.slots + frame.fresh.slots_at, job.staged);
     __syncthreads();
 
-    for (u32 i = warp_of_thread(); i < job.tasks; i += blockDim.x / WARP) {
+    const u32 warp = warp_of_thread();
+    for (u32 i = warp; i < uniform(job.tasks); i += blockDim.x / WARP) {
         const Task task = plan.tasks[job.first_task + i];
         Word* out = (Word*)(plan.out + frame.out_at) + task.first;
         Fresh<Word, FLOAT> block = {
-            layout, staged, Shape(frame.fresh), ends[warp_of_thread()], out, is_aligned(out, 4), task.elems, frame.fresh_origin, nullptr, 0, {}};
-        report(plan, job.first_task + i, block.run(plan.bytes + task.bytes_at, task.bytes, frame.lanes));
+            layout, staged, Shape(frame.fresh), ends[warp], out, uniform(is_aligned(out, 4)) != 0, uniform(task.elems), frame.fresh_origin, nullptr, 0, {}};
+        report(plan, job.first_task + i, block.run(plan.bytes + task.bytes_at, task.bytes, uniform(frame.lanes)));
     }
 }
 

@@ -16,19 +16,14 @@ template <typename Word> struct Row {
 
     __device__ __forceinline__ void put(u32 j, u32 word) { bits = j ? bits | word << 16 : word; }
 
-    // `aligned`: whether the first word of the block lies on 4 bytes.
-    __device__ __forceinline__ static Row load(const Word* from, bool aligned, u32 count) {
-        if (count == WORDS && aligned) return {*(const u32*)from};
+    // `count` words from any address; the other is 0.
+    __device__ __forceinline__ static Row load(const Word* from, u32 count) {
         u32 low = count > 0 ? (u32)from[0] : 0;
         u32 high = WORDS == 2 && count > 1 ? (u32)from[1] : 0;
         return {low | high << (WORDS == 2 ? 16 : 0)};
     }
 
-    __device__ __forceinline__ void store(Word* to, bool aligned, u32 count) const {
-        if (count == WORDS && aligned) {
-            *(u32*)to = bits;
-            return;
-        }
+    __device__ __forceinline__ void store(Word* to, u32 count) const {
         for (u32 j = 0; j < WORDS; j++)
             if (j < count) to[j] = (Word)word(j);
     }

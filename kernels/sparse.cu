@@ -40,19 +40,21 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     Scratch<Word>& scratch;
     const Place<Word> place;
     const u32 elems;
-    const bool base_aligned;
+    const bool aligned; // there is a base, and it and the output lie on 16 bytes
     Stream<FULL> stream;
     u32 changes;
     u32 status;
+    u32 worst; // magnitude - 1; 0 becomes the largest of all
 
     // Elements of the group that begins at `first` of the segment's `segment_elems`.
     __device__ __forceinline__ static u32 members(u32 segment_elems, u32 first) {
         return first < segment_elems ? smaller(segment_elems - first, GROUP) : 0;
     }
 
-    // Loads the group at `element` of the block; zeros without a base.
-    __device__ __forceinline__ void load(Eight<Word>& group, u32 element, u32 count) const {
-        if (place.base) group.load(place.base + element, base_aligned, count);
+    // Loads the group at `element` of the block; zeros without a base. WHOLE: it has eight elements, on 16 bytes.
+    template <bool WHOLE> __device__ __forceinline__ void load(Eight<Word>& group, u32 element, u32 count) const {
+        if (WHOLE) group.load_whole(place.base + element);
+        else if (place.base) group.load(place.base + element, count);
         else group.clear();
     }
 
@@ -60,10 +62,11 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     template <bool PARTIAL> __device__ __forceinline__ void chain(u32 (&bound)[GROUP + 1], const Eight<Word>& group, u32 start, u32 count) const {
         u32 t = (1u << CHANGE_BITS) - 9 + (PARTIAL ? start : 0);
         bound[0] = t + 9;
+        u32 takes_part = 0xffu << start & ((1u << count) - 1);
 #pragma unroll
         for (u32 j = 0; j < GROUP; j++) {
-            u32 never = chances.never[layout.key(group.word(j))];
-            if (PARTIAL && (j < start || j >= count)) never = NEVER;
+            u32 never = chances.never[group.key(layout, j)];
+            if (PARTIAL && !(takes_part >> j & 1)) never = NEVER;
             t = (t * never + (NEVER - 1)) >> 16;
             bound[j + 1] = t + 8 - j;
         }
@@ -107,27 +110,29 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     // Appends `element` to the list of `count` entries, for threads with `keep`.
     __device__ __forceinline__ void append(u32& count, bool keep, u32 element) {
         u32 votes = __ballot_sync(ALL_LANES, keep);
-        if (keep) scratch.list[count + rank_in(votes)] = (u16)element;
+        if (keep) scratch.list[count + stream.rank_in(votes)] = (u16)element;
         count += __popc(votes);
     }
 
     // The first look at every group of a segment; returns the length of the list.
-    __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems) {
+    template <bool WHOLE> __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems) {
+        constexpr u32 ROW = WARP * GROUP;
         u32 count = 0;
         Eight<Word> next;
         u32 first = lane_of_thread() * GROUP;
-        load(next, segment + first, members(segment_elems, first));
-        for (u32 row = 0; row < segment_elems; row += WARP * GROUP, first += WARP * GROUP) {
+        load<WHOLE>(next, segment + first, members(segment_elems, first));
+        for (u32 row = 0; row < segment_elems; row += ROW, first += ROW) {
             Eight<Word> group = next;
-            u32 ahead = first + WARP * GROUP;
-            if (row + WARP * GROUP < segment_elems) load(next, segment + ahead, members(segment_elems, ahead));
-            u32 has = members(segment_elems, first);
+            // Behind the last row it loads that again, for nothing.
+            u32 ahead = WHOLE ? smaller(first + ROW, SEGMENT - ROW + lane_of_thread() * GROUP) : first + ROW;
+            load<WHOLE>(next, segment + ahead, members(segment_elems, ahead));
+            u32 has = WHOLE ? GROUP : members(segment_elems, first);
             u32 bound[GROUP + 1];
-            if (row + WARP * GROUP <= segment_elems) chain<false>(bound, group, 0, GROUP);
-            else chain<true>(bound, group, 0, has);
+            chain<!WHOLE>(bound, group, 0, has);
             if (!place.in_place) {
                 Word* to = place.out + segment + first;
-                group.store(to, is_aligned(to, 16), has);
+                if (WHOLE) group.store_whole(to);
+                else group.store(to, has);
             }
             u32 found = first_change(bound, has != 0);
             append(count, found != NO_CHANGE, first + found);
@@ -136,14 +141,14 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     }
 
     // The magnitude of every change on the list, which keeps those behind which their group goes on; returns its length.
-    __device__ __forceinline__ u32 magnitudes(u32 count, u32 segment, u32 segment_elems) {
+    template <bool WHOLE> __device__ __forceinline__ u32 magnitudes(u32 count, u32 segment, u32 segment_elems) {
         u32 kept = 0;
         u32 in_seeds = SEED_BITS * stream.lanes;
         for (u32 row = 0; row < count; row += WARP) {
             u32 item = row + lane_of_thread();
             bool part = item < count;
             u32 element = part ? scratch.list[item] : 0;
-            u32 word = part && place.base ? (u32)place.base[segment + element] : 0;
+            u32 word = part && (WHOLE || place.base) ? (u32)place.base[segment + element] : 0;
             const u32* table = slots + chances.table[layout.key(word)];
             bool waits = changes + item < in_seeds;
             u32 magnitude = 0;
@@ -151,7 +156,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
                 bool active = part && stream.has_turn(turn);
                 u32 sign;
-                u32 number = stream.token(tokens, table, active, waits ? 0 : 1, sign);
+                u32 number = stream.template token<Layout<Word, FLOAT>::BITS>(tokens, table, active, waits ? 0 : 1, sign);
                 stream.share(turn);
                 if (active) {
                     magnitude = number;
@@ -160,7 +165,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
                 if (FULL) break;
             }
             if (part) {
-                if (magnitude == 0 || magnitude > layout.TOP) status |= BAD_MAGNITUDE;
+                worst = larger(worst, magnitude - 1);
                 if (waits) {
                     scratch.queued[changes + item] = (u16)(segment + element);
                     scratch.magnitudes[changes + item] = (Word)magnitude;
@@ -169,7 +174,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
                 }
             }
             __syncwarp();
-            bool keep = part && (element + 1) % GROUP != 0 && element + 1 < segment_elems;
+            bool keep = part && (element + 1) % GROUP != 0 && (WHOLE || element + 1 < segment_elems);
             append(kept, keep, element + 1);
         }
         changes += count;
@@ -178,16 +183,16 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     }
 
     // The next look at the groups on the list, from the element that it names; returns its new length.
-    __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment, u32 segment_elems) {
+    template <bool WHOLE> __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment, u32 segment_elems) {
         u32 kept = 0;
         for (u32 row = 0; row < count; row += WARP) {
             u32 item = row + lane_of_thread();
             bool part = item < count;
             u32 element = part ? scratch.list[item] : 0;
             u32 first = element & ~(GROUP - 1);
-            u32 has = part ? members(segment_elems, first) : 0;
+            u32 has = WHOLE ? GROUP : part ? members(segment_elems, first) : 0;
             Eight<Word> group;
-            load(group, segment + first, has);
+            load<WHOLE>(group, segment + first, has);
             u32 bound[GROUP + 1];
             chain<true>(bound, group, element - first, has);
             u32 found = first_change(bound, part);
@@ -216,20 +221,28 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         __syncwarp();
     }
 
+    template <bool WHOLE> __device__ __forceinline__ void run_segment(u32 segment, u32 segment_elems) {
+        u32 count = all_groups<WHOLE>(segment, segment_elems);
+        __syncwarp();
+        while (count != 0) {
+            count = magnitudes<WHOLE>(count, segment, segment_elems);
+            if (count != 0) count = listed_groups<WHOLE>(count, segment, segment_elems);
+        }
+    }
+
     __device__ __forceinline__ u32 run(const u8* block, u32 bytes, u32 lanes) {
         if (!stream.open(block, bytes, lanes)) return BAD_STATES;
         changes = 0;
         status = GOOD;
+        worst = 0;
         for (u32 segment = 0; segment < elems; segment += SEGMENT) {
             u32 segment_elems = smaller(elems - segment, SEGMENT);
-            u32 count = all_groups(segment, segment_elems);
-            __syncwarp();
-            while (count != 0) {
-                count = magnitudes(count, segment, segment_elems);
-                if (count != 0) count = listed_groups(count, segment, segment_elems);
-            }
+            if (FULL && aligned && segment_elems == SEGMENT) run_segment<true>(segment, SEGMENT);
+            else run_segment<false>(segment, segment_elems);
         }
         settle();
+        // Without tables no change has a magnitude.
+        if (worst >= layout.TOP || (changes != 0 && tokens.slot_mask == 0)) status |= BAD_MAGNITUDE;
         return status | stream.close(block + bytes);
     }
 };
@@ -238,9 +251,10 @@ template <typename Word, bool FLOAT, bool FULL>
 __device__ __forceinline__ void sparse_block(const Plan& plan, const Frame& frame, const Chances& chances, const u32* slots, Scratch<Word>& scratch, u32 number) {
     const Task task = plan.tasks[number];
     const Place<Word> place(plan, frame, task);
+    bool aligned = uniform(place.base && is_aligned(place.base, 16) && is_aligned(place.out, 16)) != 0;
     Sparse<Word, FLOAT, FULL> block = {
-        layout_of<Word, FLOAT>(frame), chances, slots, Shape(frame.magnitudes), scratch, place, task.elems, is_aligned(place.base, 16), {}, 0, 0};
-    report(plan, number, block.run(plan.bytes + task.bytes_at, task.bytes, frame.lanes_sparse));
+        layout_of<Word, FLOAT>(frame), chances, slots, Shape(frame.magnitudes), scratch, place, uniform(task.elems), aligned, {}, 0, 0, 0};
+    report(plan, number, block.run(plan.bytes + task.bytes_at, task.bytes, uniform(frame.lanes_sparse)));
 }
 
 template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(const Plan& plan) {
@@ -263,9 +277,10 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
     }
     __syncthreads();
 
-    for (u32 i = warp_of_thread(); i < job.tasks; i += blockDim.x / WARP) {
-        Scratch<Word>& own = scratch[warp_of_thread()];
-        if (frame.lanes_sparse == WARP) sparse_block<Word, FLOAT, true>(plan, frame, chances, slots, own, job.first_task + i);
+    const u32 warp = warp_of_thread();
+    Scratch<Word>& own = scratch[warp];
+    for (u32 i = warp; i < uniform(job.tasks); i += blockDim.x / WARP) {
+        if (uniform(frame.lanes_sparse) == WARP) sparse_block<Word, FLOAT, true>(plan, frame, chances, slots, own, job.first_task + i);
         else sparse_block<Word, FLOAT, false>(plan, frame, chances, slots, own, job.first_task + i);
     }
 }

@@ -12,28 +12,42 @@
 constexpr u32 STATE_LOW = 1u << 15;
 constexpr u32 SEED_BITS = 15;
 
-// Decoding entries: symbol in bits 0-7, frequency - 1 in 8-19, slot - start in 20-31.
+// Decoding entries: symbol in bits 0-7, slot - start in 8-19, frequency - 1 in 20-31.
 __device__ __forceinline__ u32 entry_of(u32 symbol, u32 frequency, u32 offset) {
-    return symbol | (frequency - 1) << 8 | offset << 20;
+    return symbol | offset << 8 | (frequency - 1) << 20;
 }
 
 // What the kernels need of Tokens, in registers: stores through the output might alias a record.
 struct Shape {
-    u32 direct;
-    u32 top;
     u32 prob_bits;
+    u32 slot_mask;
+    u32 limit;      // symbols below it are numbers themselves
+    u32 top;
+    u32 leading;    // 2^top
+    u32 fewest_low; // low bits of the first symbol from `limit` on
 
-    __device__ __forceinline__ explicit Shape(const Tokens& tokens) : direct(tokens.direct), top(tokens.top), prob_bits(tokens.prob_bits) {}
+    __device__ __forceinline__ explicit Shape(const Tokens& tokens)
+        : prob_bits(tokens.prob_bits),
+          slot_mask((1u << tokens.prob_bits) - 1),
+          limit(1u << tokens.direct),
+          top(tokens.top),
+          leading(1u << tokens.top),
+          fewest_low(tokens.direct - tokens.top) {}
 };
 
 // FULL: the stream has 32 lanes, or those that it lacks stay idle. With fewer, thread t holds a copy of the state of lane t mod L, and threads take turns.
 template <bool FULL> struct Stream {
     u32 state;
-    const u16* words;
     u32 lanes;
+    const u16* words;
+    u32 used;  // of the words
+    u32 below; // lanes_below()
 
-    // Reads the states; returns where the words begin, null if the states do not fit. `bytes` is even and so is the address.
-    __device__ __forceinline__ const u8* open(const u8* block, u32 bytes, u32 lane_count) {
+    // Where this lane's item goes among those of the lanes that voted, in the order of lanes.
+    __device__ __forceinline__ u32 rank_in(u32 votes) const { return __popc(votes & below); }
+
+    // Reads the states; whether they fit the block. `bytes` is even and so is the address.
+    __device__ __forceinline__ bool open(const u8* block, u32 bytes, u32 lane_count) {
         lanes = lane_count;
         u32 lane = lane_of_thread() & (lanes - 1);
         u32 halves = (lanes + 1) / 2;
@@ -56,7 +70,9 @@ template <bool FULL> struct Stream {
         if (size & 1) padding |= block[size];
         size += size & 1;
         words = (const u16*)(block + size);
-        return stray || padding || size > bytes ? nullptr : block + size;
+        used = 0;
+        below = lanes_below();
+        return !__any_sync(ALL_LANES, stray || padding != 0 || size > bytes);
     }
 
     // Threads beyond the lanes never fall below 2^15, so they need no further thought.
@@ -69,8 +85,8 @@ template <bool FULL> struct Stream {
         bool low = state < STATE_LOW;
         if (!FULL) low = low && part;
         u32 votes = __ballot_sync(ALL_LANES, low);
-        if (low) state = state << 16 | words[rank_in(votes)];
-        words += __popc(votes);
+        if (low) state = state << 16 | words[used + rank_in(votes)];
+        used += __popc(votes);
     }
 
     // Ends the turn of threads `turn` … `turn` + L - 1: their states become those of their lanes.
@@ -81,48 +97,47 @@ template <bool FULL> struct Stream {
     __device__ __forceinline__ bool has_turn(u32 turn) const { return FULL || lane_of_thread() - turn < lanes; }
 
     // A token (docs/format.md §4.2) by a table of entries; threads without `part` get 0. `signs`: 0 none, 1 all symbols carry a sign,
-    // 2 those other than 0.
-    __device__ __forceinline__ u32 token(const Shape& tokens, const u32* table, bool part, u32 signs, u32& negative) {
-        u32 lacking = 0;
-        u32 number = 0;
+    // 2 those other than 0. BITS: of the widest number; with 16, low bits never need a second turn.
+    template <u32 BITS> __device__ __forceinline__ u32 token(const Shape& tokens, const u32* table, bool part, u32 signs, u32& negative) {
+        u32 symbol = 0;
         negative = 0;
         if (part) {
-            u32 slot = state & ((1u << tokens.prob_bits) - 1);
-            u32 entry = table[slot];
-            u32 symbol = entry & 255;
-            state = ((entry >> 8 & 4095) + 1) * (state >> tokens.prob_bits) + (entry >> 20);
-            if (signs == 1 || (signs == 2 && symbol != 0)) {
-                negative = state & 1;
-                state >>= 1;
-            }
-            number = symbol;
-            if (symbol >> tokens.direct) {
-                u32 above = symbol - (1u << tokens.direct);
-                lacking = tokens.direct - tokens.top + (above >> tokens.top);
-                number = ((1u << tokens.top) | (above & ((1u << tokens.top) - 1))) << lacking;
-            }
+            u32 entry = table[state & tokens.slot_mask];
+            symbol = entry & 255;
+            u32 rest = state >> tokens.prob_bits;
+            u32 next = (entry >> 20) * rest + (rest + (entry >> 8 & 4095));
+            bool has_sign = signs == 1 || (signs == 2 && symbol != 0);
+            negative = has_sign ? next & 1 : 0;
+            state = has_sign ? next >> 1 : next;
         }
         refill(part);
-        if (__any_sync(ALL_LANES, lacking != 0)) {
-            u32 have = 0;
-            do {
-                bool takes = lacking != 0;
-                u32 count = smaller(lacking, 15);
-                if (takes) {
-                    number |= (state & ((1u << count) - 1)) << have;
-                    state >>= count;
-                    have += count;
-                    lacking -= count;
-                }
-                refill(takes);
-            } while (__any_sync(ALL_LANES, lacking != 0));
+        bool wide = symbol >= tokens.limit;
+        if (!__any_sync(ALL_LANES, wide)) return symbol;
+        u32 above = symbol - tokens.limit;
+        u32 lacking = wide ? tokens.fewest_low + (above >> tokens.top) : 0;
+        u32 number = wide ? (tokens.leading | (above & (tokens.leading - 1))) << lacking : symbol;
+        if (BITS == 16) {
+            number |= state & ((1u << lacking) - 1);
+            state >>= lacking;
+            refill(lacking != 0);
+            return number;
+        }
+        u32 have = 0;
+        while (__any_sync(ALL_LANES, lacking != 0)) {
+            bool takes = lacking != 0;
+            u32 count = smaller(lacking, 15);
+            number |= (state & ((1u << count) - 1)) << have;
+            state >>= count;
+            have += count;
+            lacking -= count;
+            refill(takes);
         }
         return number;
     }
 
     // The status of a stream that ends at `end`.
     __device__ __forceinline__ u32 close(const u8* end) const {
-        u32 status = (const u8*)words == end ? GOOD : BAD_LENGTH;
+        u32 status = (const u8*)(words + used) == end ? GOOD : BAD_LENGTH;
         return state >= STATE_LOW && state < 2 * STATE_LOW ? status : status | BAD_END;
     }
 };

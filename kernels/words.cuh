@@ -9,23 +9,37 @@ using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 
-struct __align__(16) Vector { u32 at[4]; };
+using Vector = uint4;
 
 // All shared memory is dynamic: the planner decides how much, and no kernel has any of its own.
 extern __shared__ Vector tpde_shared[];
 
-__device__ __forceinline__ u32* shared_words() { return tpde_shared[0].at; }
+__device__ __forceinline__ u32* shared_words() { return &tpde_shared[0].x; }
 
 constexpr u32 ALL_LANES = 0xffffffffu;
 constexpr u32 WARP = 32;
 
 __device__ __forceinline__ u32 lane_of_thread() { return threadIdx.x & (WARP - 1); }
-__device__ __forceinline__ u32 warp_of_thread() { return threadIdx.x / WARP; }
-__device__ __forceinline__ u32 lanes_below() { return (1u << lane_of_thread()) - 1; }
+// A number that all lanes of the warp have: tells the compiler so, who then knows that they take the same branches.
+__device__ __forceinline__ u32 uniform(u32 number) { return __reduce_max_sync(ALL_LANES, number); }
+
+__device__ __forceinline__ u32 warp_of_thread() { return uniform(threadIdx.x / WARP); }
+
+// Bits of the lanes below this one.
+__device__ __forceinline__ u32 lanes_below() {
+#ifdef __CUDA_ARCH__
+    // Volatile keeps it in a register: made anew it costs more than it is worth, once a symbol.
+    u32 mask;
+    asm volatile("mov.u32 %0, %%lanemask_lt;" : "=r"(mask));
+    return mask;
+#else
+    return (1u << lane_of_thread()) - 1;
+#endif
+}
+
 __device__ __forceinline__ u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 
-// Where this lane's item goes in a list that all lanes with `keep` append to, in the order of lanes.
-__device__ __forceinline__ u32 rank_in(u32 votes) { return __popc(votes & lanes_below()); }
+__device__ __forceinline__ u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 
 // What the bits of a word mean. `FLOAT` is known to the compiler; the width of the mantissa is not (F16 and BF16 share kernels).
 template <typename Word, bool FLOAT> struct Layout {
@@ -63,6 +77,15 @@ template <typename Word, bool FLOAT> struct Layout {
 
 __device__ __forceinline__ bool is_aligned(const void* pointer, u32 bytes) { return ((u64)pointer & (bytes - 1)) == 0; }
 
+// One store of 16 bytes; of 16-bit words the compiler would make four.
+__device__ __forceinline__ void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
+#ifdef __CUDA_ARCH__
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+#else
+    *(Vector*)to = Vector{x, y, z, w};
+#endif
+}
+
 // Eight words, as a group of SPARSE has them: 16-bit words two in one register.
 template <typename Word> struct Eight {
     static constexpr u32 REGISTERS = 2 * sizeof(Word);
@@ -73,21 +96,39 @@ template <typename Word> struct Eight {
         return j & 1 ? at[j / 2] >> 16 : at[j / 2] & 0xffffu;
     }
 
+    // layout.key(word(j)), without cutting the word out first.
+    template <bool FLOAT> __device__ __forceinline__ u32 key(const Layout<Word, FLOAT>& layout, u32 j) const {
+        if (sizeof(Word) == 4 || !FLOAT) return layout.key(word(j));
+        u32 shift = layout.mantissa_bits;
+        return j & 1 ? at[j / 2] >> (16 + shift) : at[j / 2] >> shift & (0xffffu >> shift);
+    }
+
     __device__ __forceinline__ void clear() {
 #pragma unroll
         for (u32 i = 0; i < REGISTERS; i++) at[i] = 0;
     }
 
-    // `aligned`: whether the first word lies on 16 bytes. `count` words are there, at most 8; the others read as 0.
-    __device__ __forceinline__ void load(const Word* from, bool aligned, u32 count) {
-        if (aligned && count == 8) {
+    // All eight, from an address on 16 bytes.
+    __device__ __forceinline__ void load_whole(const Word* from) {
 #pragma unroll
-            for (u32 i = 0; i < REGISTERS; i += 4) {
-                Vector v = *(const Vector*)(from + i * 4 / sizeof(Word));
-                for (u32 k = 0; k < 4; k++) at[i + k] = v.at[k];
-            }
-            return;
+        for (u32 i = 0; i < REGISTERS; i += 4) {
+            Vector v = *(const Vector*)(from + i * 4 / sizeof(Word));
+            at[i] = v.x;
+            at[i + 1] = v.y;
+            at[i + 2] = v.z;
+            at[i + 3] = v.w;
         }
+    }
+
+    __device__ __forceinline__ void store_whole(Word* to) const {
+#pragma unroll
+        for (u32 i = 0; i < REGISTERS; i += 4) {
+            store_vector(to + i * 4 / sizeof(Word), at[i], at[i + 1], at[i + 2], at[i + 3]);
+        }
+    }
+
+    // `count` words, at most 8, from any address; the others read as 0.
+    __device__ __forceinline__ void load(const Word* from, u32 count) {
         clear();
 #pragma unroll
         for (u32 j = 0; j < 8; j++) {
@@ -97,16 +138,7 @@ template <typename Word> struct Eight {
         }
     }
 
-    __device__ __forceinline__ void store(Word* to, bool aligned, u32 count) const {
-        if (aligned && count == 8) {
-#pragma unroll
-            for (u32 i = 0; i < REGISTERS; i += 4) {
-                Vector v;
-                for (u32 k = 0; k < 4; k++) v.at[k] = at[i + k];
-                *(Vector*)(to + i * 4 / sizeof(Word)) = v;
-            }
-            return;
-        }
+    __device__ __forceinline__ void store(Word* to, u32 count) const {
 #pragma unroll
         for (u32 j = 0; j < 8; j++)
             if (j < count) to[j] = (Word)word(j);

@@ -139,6 +139,11 @@ inline void run_cta(unsigned block, unsigned threads, bool backwards) {
 #define blockIdx (emulate::block_index)
 #define blockDim (emulate::block_size)
 
+// The vector type that CUDA has of its own.
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
 inline void require_all(unsigned mask) {
     if (mask != 0xffffffffu) emulate::fail("a warp-wide function for some lanes only");
 }
@@ -172,6 +177,14 @@ inline unsigned __shfl_xor_sync(unsigned mask, unsigned value, unsigned flip) {
     require_all(mask);
     unsigned lane = emulate::cta.running->index % 32;
     return unsigned(emulate::meet_warp(value)[lane ^ flip]);
+}
+
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+    require_all(mask);
+    const unsigned long long* values = emulate::meet_warp(value);
+    unsigned long long most = 0;
+    for (unsigned lane = 0; lane < 32; lane++) most = values[lane] > most ? values[lane] : most;
+    return unsigned(most);
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
