@@ -29,6 +29,7 @@ template <typename Word, bool FLOAT> struct Dense {
     // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs, on 4 bytes.
     template <bool WHOLE> __device__ __forceinline__ void row(Row<Word> base, u32 first, u32 count) {
         Row<Word> out = {0};
+        stream.look_ahead();
 #pragma unroll
         for (u32 j = 0; j < Row<Word>::WORDS; j++) {
             bool part = WHOLE || j < count;

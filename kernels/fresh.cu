@@ -46,6 +46,7 @@ template <typename Word, bool FLOAT> struct Fresh {
 
     template <bool WHOLE> __device__ __forceinline__ void row(u32 first, u32 count) {
         Row<Word> to = {0};
+        stream.look_ahead();
         // Bytes of a BF16 pair lie in one half.
         bool is_pair = FLOAT && raw_width() == 8;
         u32 pair = is_pair && WHOLE ? raw[first / 2] : 0;

@@ -19,12 +19,13 @@ constexpr u32 QUEUE = SEED_BITS * WARP;
 
 // A warp's part of the shared memory.
 template <typename Word> struct Scratch {
-    u16 list[SEGMENT / GROUP]; // elements of the segment
+    u16 list[SEGMENT / GROUP];  // elements of the segment
+    Word words[SEGMENT / GROUP]; // what the base has there, of elements that change
     u16 queued[QUEUE];         // elements of the block
     Word magnitudes[QUEUE];
     u16 seeds[WARP];
 };
-static_assert(sizeof(Scratch<u16>) == 3008 && sizeof(Scratch<u32>) == 3968, "plan/shared.rs counts on these bytes");
+static_assert(sizeof(Scratch<u16>) == 4032 && sizeof(Scratch<u32>) == 6016, "plan/shape.rs counts on these bytes");
 
 // Shared by the CTA: what a key of a base word says.
 struct Chances {
@@ -77,6 +78,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     // The symbol "first change": the element of the group, or NO_CHANGE. Threads without `part` get NO_CHANGE.
     __device__ __forceinline__ u32 first_change(const u32 (&bound)[GROUP + 1], bool part) {
         u32 found = NO_CHANGE;
+        stream.look_ahead();
         for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
             bool active = part && stream.has_turn(turn);
             u32 slot = stream.state & ((1u << CHANGE_BITS) - 1);
@@ -107,11 +109,21 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return found;
     }
 
-    // Appends `element` to the list of `count` entries, for threads with `keep`.
-    __device__ __forceinline__ void append(u32& count, bool keep, u32 element) {
+    // Appends to the list of `count` entries, for threads with `keep`; returns where.
+    __device__ __forceinline__ u32 append(u32& count, bool keep, u32 element) {
         u32 votes = __ballot_sync(ALL_LANES, keep);
-        if (keep) scratch.list[count + stream.rank_in(votes)] = (u16)element;
+        u32 at = count + stream.rank_in(votes);
+        if (keep) scratch.list[at] = (u16)element;
         count += __popc(votes);
+        return at;
+    }
+
+    // Appends the change at `found` of the group that begins at `first`, with its base word: the group is at hand, and a later look
+    // at it would wait for memory.
+    __device__ __forceinline__ void append_change(u32& count, u32 found, u32 first, const Eight<Word>& group) {
+        bool keep = found != NO_CHANGE;
+        u32 at = append(count, keep, first + found);
+        if (keep) scratch.words[at] = (Word)group.chosen(found);
     }
 
     // The first look at every group of a segment; returns the length of the list.
@@ -135,7 +147,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
                 else group.store(to, has);
             }
             u32 found = first_change(bound, has != 0);
-            append(count, found != NO_CHANGE, first + found);
+            append_change(count, found, first, group);
         }
         return count;
     }
@@ -148,7 +160,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             u32 item = row + lane_of_thread();
             bool part = item < count;
             u32 element = part ? scratch.list[item] : 0;
-            u32 word = part && (WHOLE || place.base) ? (u32)place.base[segment + element] : 0;
+            u32 word = part ? scratch.words[item] : 0;
             const u32* table = slots + chances.table[layout.key(word)];
             bool waits = changes + item < in_seeds;
             u32 magnitude = 0;
@@ -182,25 +194,39 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return kept;
     }
 
-    // The next look at the groups on the list, from the element that it names; returns its new length.
+    // The next look at the groups on the list, from the element that it names; returns its new length. Groups are loaded a row ahead.
     template <bool WHOLE> __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment, u32 segment_elems) {
         u32 kept = 0;
+        Listed next = load_listed<WHOLE>(lane_of_thread(), count, segment, segment_elems);
         for (u32 row = 0; row < count; row += WARP) {
-            u32 item = row + lane_of_thread();
-            bool part = item < count;
-            u32 element = part ? scratch.list[item] : 0;
-            u32 first = element & ~(GROUP - 1);
-            u32 has = WHOLE ? GROUP : part ? members(segment_elems, first) : 0;
-            Eight<Word> group;
-            load<WHOLE>(group, segment + first, has);
+            Listed now = next;
+            next = load_listed<WHOLE>(row + WARP + lane_of_thread(), count, segment, segment_elems);
+            u32 first = now.element & ~(GROUP - 1);
             u32 bound[GROUP + 1];
-            chain<true>(bound, group, element - first, has);
-            u32 found = first_change(bound, part);
+            chain<true>(bound, now.group, now.element - first, now.has);
+            u32 found = first_change(bound, row + lane_of_thread() < count);
             __syncwarp();
-            append(kept, found != NO_CHANGE, first + found);
+            append_change(kept, found, first, now.group);
         }
         __syncwarp();
         return kept;
+    }
+
+    // An entry of the list, and its group.
+    struct Listed {
+        u32 element;
+        u32 has;
+        Eight<Word> group;
+    };
+
+    template <bool WHOLE> __device__ __forceinline__ Listed load_listed(u32 item, u32 count, u32 segment, u32 segment_elems) const {
+        Listed listed;
+        // Threads without an entry look at the segment's first group, for nothing.
+        listed.element = item < count ? scratch.list[item] : 0;
+        u32 first = listed.element & ~(GROUP - 1);
+        listed.has = WHOLE ? GROUP : members(segment_elems, first);
+        load<WHOLE>(listed.group, segment + first, listed.has);
+        return listed;
     }
 
     // Changes whose signs the final states hold.
@@ -237,7 +263,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         worst = 0;
         for (u32 segment = 0; segment < elems; segment += SEGMENT) {
             u32 segment_elems = smaller(elems - segment, SEGMENT);
-            if (FULL && aligned && segment_elems == SEGMENT) run_segment<true>(segment, SEGMENT);
+            if (aligned && segment_elems == SEGMENT) run_segment<true>(segment, SEGMENT);
             else run_segment<false>(segment, segment_elems);
         }
         settle();

@@ -89,6 +89,13 @@ template <bool FULL> struct Stream {
         used += __popc(votes);
     }
 
+    // Asks for the words that will be read next but one or two rounds: half a line of cache each is what a round takes at most.
+    __device__ __forceinline__ void look_ahead() const {
+#ifdef __CUDA_ARCH__
+        asm volatile("prefetch.global.L1 [%0];" ::"l"(words + used + 128));
+#endif
+    }
+
     // Ends the turn of threads `turn` … `turn` + L - 1: their states become those of their lanes.
     __device__ __forceinline__ void share(u32 turn) {
         if (!FULL) state = __shfl_sync(ALL_LANES, state, turn + (lane_of_thread() & (lanes - 1)));

@@ -96,6 +96,17 @@ template <typename Word> struct Eight {
         return j & 1 ? at[j / 2] >> 16 : at[j / 2] & 0xffffu;
     }
 
+    // word(j) for a j that the compiler does not know, below 8.
+    __device__ __forceinline__ u32 chosen(u32 j) const {
+        if (sizeof(Word) == 4) {
+            u32 low = j & 2 ? (j & 1 ? at[3] : at[2]) : (j & 1 ? at[1] : at[0]);
+            u32 high = j & 2 ? (j & 1 ? word(7) : word(6)) : (j & 1 ? word(5) : word(4));
+            return j & 4 ? high : low;
+        }
+        u32 pair = j & 4 ? (j & 2 ? at[3] : at[2]) : (j & 2 ? at[1] : at[0]);
+        return j & 1 ? pair >> 16 : pair & 0xffffu;
+    }
+
     // layout.key(word(j)), without cutting the word out first.
     template <bool FLOAT> __device__ __forceinline__ u32 key(const Layout<Word, FLOAT>& layout, u32 j) const {
         if (sizeof(Word) == 4 || !FLOAT) return layout.key(word(j));

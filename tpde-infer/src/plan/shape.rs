@@ -57,8 +57,8 @@ impl Kernel {
     const fn shared(self) -> (usize, usize) {
         match (self.work, self.word_bytes) {
             (Work::Copy, _) => (0, 0),
-            (Work::Sparse, 2) => (2048, 3008),
-            (Work::Sparse, _) => (2048, 3968),
+            (Work::Sparse, 2) => (2048, 4032),
+            (Work::Sparse, _) => (2048, 6016),
             (Work::Dense, _) => (1024, 0),
             (Work::Fresh, _) => (0, 64),
         }
@@ -174,4 +174,45 @@ pub(crate) fn check(jobs: &[Job], tasks: &[Task], launches: &[Launch]) {
     }
     debug_assert!(seen.iter().all(|&times| times == 1));
     debug_assert!(launches.iter().all(|l| l.shared_bytes as usize <= MAX_SHARED_BYTES && l.threads <= 512));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: whatever the tables of a frame, every launch fits the shared memory of every device, and covers its tasks once each.
+    #[test]
+    fn launches_fit_everywhere() {
+        for work in [Work::Copy, Work::Sparse, Work::Dense, Work::Fresh] {
+            for (is_float, word_bytes) in [(true, 2), (true, 4), (false, 2), (false, 4)] {
+                let kernel = Kernel {
+                    work,
+                    is_float,
+                    word_bytes,
+                };
+                for slots in [0, 1024, 4096, 5120, 8192, 16_384] {
+                    for tasks in [1, 7, 16, 999] {
+                        let run = Run {
+                            kernel,
+                            staged: kernel.staged(slots),
+                            frame: 0,
+                            first_task: 0,
+                            tasks,
+                        };
+                        for multiprocessors in [1, 46, 132] {
+                            let (jobs, launches) = launches(vec![run.clone()], multiprocessors);
+                            let [launch] = &launches[..] else {
+                                panic!("one run is one launch: {launches:?}")
+                            };
+                            assert!(launch.shared_bytes as usize <= MAX_SHARED_BYTES, "{launch:?}");
+                            assert!(launch.threads <= 512 && launch.threads % 32 == 0, "{launch:?}");
+                            let ends = jobs.iter().map(|job| (job.first_task, job.first_task + job.tasks));
+                            assert_eq!(ends.fold(0, |at, (first, end)| if at == first { end } else { u32::MAX }), tasks);
+                            assert_eq!(launch.ctas as usize, jobs.len());
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
