@@ -61,17 +61,42 @@ fn main() -> Result<(), Failure> {
     let tensors = (millions << 20) / TENSOR_ELEMS;
     let started = Instant::now();
     let masters: Vec<Vec<f32>> = (0..tensors).into_par_iter().map(masters).collect();
-    let base: Vec<Vec<u16>> = masters.par_iter().map(|m| m.iter().map(|&w| rounded(w)).collect()).collect();
-    println!("{} M weights made in {:.1} s\n", millions, started.elapsed().as_secs_f64());
+    let base: Vec<Vec<u16>> = masters
+        .par_iter()
+        .map(|m| m.iter().map(|&w| rounded(w)).collect())
+        .collect();
+    println!(
+        "{} M weights made in {:.1} s\n",
+        millions,
+        started.elapsed().as_secs_f64()
+    );
     if let Some(folder) = &arrays {
         write_array(&folder.join("base.bf16"), &base)?;
     }
     let mut table = Table::new(&[
-        "unchanged", "bits/elem", "SAME/SPARSE/DENSE/FRESH", "launches", "floor G/s", "in place us", "G elem/s", "x floor", "beside G/s",
-        "touched", "encode s",
+        "unchanged",
+        "bits/elem",
+        "SAME/SPARSE/DENSE/FRESH",
+        "launches",
+        "floor G/s",
+        "in place us",
+        "G elem/s",
+        "x floor",
+        "beside G/s",
+        "touched",
+        "encode s",
     ]);
     for unchanged in UNCHANGED {
-        measure(&device, &stream, bandwidth, unchanged, &masters, &base, arrays.as_ref(), &mut table)?;
+        measure(
+            &device,
+            &stream,
+            bandwidth,
+            unchanged,
+            &masters,
+            &base,
+            arrays.as_ref(),
+            &mut table,
+        )?;
     }
     table.print();
     layers(&device, &stream)
@@ -126,7 +151,10 @@ impl Random {
 fn masters(tensor: usize) -> Vec<f32> {
     let mut random = Random(tensor as u64 * 0x9e37_79b9_7f4a_7c15 + 0x1234_5679);
     let mut pair = || {
-        let (radius, angle) = ((-2.0 * random.unit().ln()).sqrt(), std::f32::consts::TAU * random.unit());
+        let (radius, angle) = (
+            (-2.0 * random.unit().ln()).sqrt(),
+            std::f32::consts::TAU * random.unit(),
+        );
         [0.02 * radius * angle.cos(), 0.02 * radius * angle.sin()]
     };
     (0..TENSOR_ELEMS / 2).flat_map(|_| pair()).collect()
@@ -143,7 +171,11 @@ fn stepped(masters: &[f32], rate: f32, seed: usize) -> Vec<u16> {
     let mut random = Random(seed as u64 * 0x9e37_79b9_7f4a_7c15 + 0x9876_5431);
     let mut one = |&master: &f32| {
         let step = rate * (0.5 + 0.5 * random.unit());
-        rounded(if random.next() & 1 == 0 { master + step } else { master - step })
+        rounded(if random.next() & 1 == 0 {
+            master + step
+        } else {
+            master - step
+        })
     };
     masters.iter().map(&mut one).collect()
 }
@@ -155,7 +187,11 @@ fn rate_for(unchanged: f64, masters: &[f32]) -> f32 {
     for _ in 0..30 {
         let rate = (low * high).sqrt();
         let new = stepped(sample, rate, 1);
-        let same = new.iter().zip(sample).filter(|(n, m)| **n == rounded(**m)).count();
+        let same = new
+            .iter()
+            .zip(sample)
+            .filter(|(n, m)| **n == rounded(**m))
+            .count();
         if same as f64 / sample.len() as f64 > unchanged {
             low = rate;
         } else {
@@ -205,19 +241,31 @@ fn upload(stream: &Arc<CudaStream>, tensors: &[Vec<u16>]) -> Result<CudaSlice<u8
 fn plan(frames: &[Vec<u8>], target: Target, device: &Device) -> Result<Plan, Failure> {
     let item = |(i, frame)| {
         let at = (i * 2 * TENSOR_ELEMS) as u64;
-        Item { frame, base_at: at, out_at: at }
+        Item {
+            frame,
+            base_at: at,
+            out_at: at,
+        }
     };
     let items: Vec<Item<'_>> = frames.iter().map(Vec::as_slice).enumerate().map(item).collect();
     Ok(Plan::new(&items, target, device.multiprocessors()?)?)
 }
 
-fn must_equal(stream: &Arc<CudaStream>, memory: &CudaSlice<u8>, expected: &[Vec<u16>]) -> Result<(), Failure> {
+fn must_equal(
+    stream: &Arc<CudaStream>,
+    memory: &CudaSlice<u8>,
+    expected: &[Vec<u16>],
+) -> Result<(), Failure> {
     let found = stream.clone_dtoh(memory)?;
     let same = found
         .par_chunks(2 * TENSOR_ELEMS)
         .zip(expected)
         .all(|(found, expected)| found == as_bytes(expected));
-    if same { Ok(()) } else { Err("the device decodes to other bytes".into()) }
+    if same {
+        Ok(())
+    } else {
+        Err("the device decodes to other bytes".into())
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one row of the table")]
@@ -284,7 +332,11 @@ fn measure(
 
     let mut beside = Loaded::new(device, plan(&frames, Target::Beside, device)?, stream)?;
     stream.memset_zeros(&mut weights)?;
-    let beside_seconds = median(stream, || Ok(()), || Ok(beside.run_beside(&base_dev, &mut weights)?))?;
+    let beside_seconds = median(
+        stream,
+        || Ok(()),
+        || Ok(beside.run_beside(&base_dev, &mut weights)?),
+    )?;
     beside.check()?;
     must_equal(stream, &weights, &new)?;
 

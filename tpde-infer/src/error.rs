@@ -44,7 +44,9 @@ pub enum InferError {
         what: String,
     },
     /// The device found blocks that no encoder writes; the output of their tiles is unspecified.
-    #[error("{bad} of {blocks} blocks are damaged; the first is of frame {index}, element {first} (status {status})")]
+    #[error(
+        "{bad} of {blocks} blocks are damaged; the first is of frame {index}, element {first} (status {status})"
+    )]
     Damaged {
         /// How many blocks.
         bad: usize,

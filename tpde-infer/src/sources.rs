@@ -33,7 +33,12 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         file: "sparse.cu",
         text: include_str!("../../kernels/sparse.cu"),
-        kernels: &["sparse_float_16", "sparse_float_32", "sparse_int_16", "sparse_int_32"],
+        kernels: &[
+            "sparse_float_16",
+            "sparse_float_32",
+            "sparse_int_16",
+            "sparse_int_32",
+        ],
     },
     Program {
         file: "dense.cu",
@@ -62,7 +67,9 @@ impl Program {
 fn inline(file: &str, from: &'static str, seen: &mut Vec<&'static str>, to: &mut String) {
     to.push_str(&format!("#line 1 \"{file}\"\n"));
     for (line, number) in from.lines().zip(1..) {
-        let name = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+        let name = line
+            .strip_prefix("#include \"")
+            .and_then(|rest| rest.strip_suffix('"'));
         match name.and_then(|name| INCLUDED.iter().find(|(known, _)| *known == name)) {
             Some((name, text)) => {
                 if !seen.contains(name) {
@@ -90,12 +97,19 @@ mod tests {
     fn programs_stand_alone() {
         for program in PROGRAMS {
             let source = program.source();
-            assert!(!source.contains("#include"), "{}: includes are left", program.file);
+            assert!(
+                !source.contains("#include"),
+                "{}: includes are left",
+                program.file
+            );
             assert_eq!(source.matches("struct Layout {").count(), 1, "{}", program.file);
             let entries = source.matches("extern \"C\" __global__").count();
             assert_eq!(entries, program.kernels.len(), "{}", program.file);
             for kernel in program.kernels {
-                assert!(source.contains(&format!(" {kernel}(const Plan plan)")), "{kernel}");
+                assert!(
+                    source.contains(&format!(" {kernel}(const Plan plan)")),
+                    "{kernel}"
+                );
             }
         }
     }

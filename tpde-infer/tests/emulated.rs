@@ -19,7 +19,15 @@ static EMULATOR: LazyLock<PathBuf> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/emulate/main.cpp");
     let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("emulate-{}", std::process::id()));
     let output = Command::new("g++")
-        .args(["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
+        .args([
+            "-std=c++20",
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+        ])
         .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o"])
         .args([&binary, &source])
         .output()
@@ -100,7 +108,11 @@ fn every_mode() {
     let cases = tiles();
     let modes: BTreeSet<String> = cases
         .iter()
-        .flat_map(|case| case.modes().into_iter().map(|mode| format!("{mode:?} {}", case.dtype.name())))
+        .flat_map(|case| {
+            case.modes()
+                .into_iter()
+                .map(|mode| format!("{mode:?} {}", case.dtype.name()))
+        })
         .collect();
     for dtype in DTYPES {
         for mode in ["Same", "Sparse", "Dense", "Fresh", "Raw"] {

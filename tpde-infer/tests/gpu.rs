@@ -26,7 +26,8 @@ fn device(test: &str) -> Option<&'static Device> {
             let required = std::env::var_os("TPDE_REQUIRE_GPU").is_some_and(|value| value == "1");
             assert!(!required, "TPDE_REQUIRE_GPU=1, but {error}");
             // Not eprintln!, which the test harness keeps to itself.
-            let word = format!("\n*** SKIPPED {test}: {error}\n*** TPDE_REQUIRE_GPU=1 makes this a failure\n");
+            let word =
+                format!("\n*** SKIPPED {test}: {error}\n*** TPDE_REQUIRE_GPU=1 makes this a failure\n");
             std::io::stderr().write_all(word.as_bytes()).unwrap();
             None
         }
@@ -34,8 +35,18 @@ fn device(test: &str) -> Option<&'static Device> {
 }
 
 /// Runs a plan over the cases; returns the output's memory and the damaged blocks.
-fn run(device: &Device, stream: &Arc<CudaStream>, arena: &Arena, cases: &[Case]) -> (Vec<u8>, Vec<DamagedBlock>) {
-    let plan = Plan::new(&arena.items(cases), arena.target, device.multiprocessors().unwrap()).unwrap();
+fn run(
+    device: &Device,
+    stream: &Arc<CudaStream>,
+    arena: &Arena,
+    cases: &[Case],
+) -> (Vec<u8>, Vec<DamagedBlock>) {
+    let plan = Plan::new(
+        &arena.items(cases),
+        arena.target,
+        device.multiprocessors().unwrap(),
+    )
+    .unwrap();
     let mut loaded = Loaded::new(device, plan, stream).unwrap();
     let mut out = stream.clone_htod(&arena.out).unwrap();
     match arena.target {
@@ -115,7 +126,9 @@ fn real_tensors() {
     );
     let read = |step: u32| std::fs::read(data.join(format!("state/step{step:05}.safetensors"))).unwrap();
     let files = [500, 501, 510].map(read);
-    let parsed = files.each_ref().map(|file| SafeTensors::deserialize(file).unwrap());
+    let parsed = files
+        .each_ref()
+        .map(|file| SafeTensors::deserialize(file).unwrap());
     let mut cases = Vec::new();
     for (name, first) in parsed[0].tensors() {
         let dtype = match first.dtype() {
@@ -123,10 +136,20 @@ fn real_tensors() {
             safetensors::Dtype::F32 => Dtype::F32,
             _ => continue,
         };
-        cases.push(Case::new(format!("{name}@500"), dtype, first.data().to_vec(), None));
+        cases.push(Case::new(
+            format!("{name}@500"),
+            dtype,
+            first.data().to_vec(),
+            None,
+        ));
         for later in &parsed[1..] {
             let new = later.tensor(&name).unwrap().data().to_vec();
-            cases.push(Case::new(format!("{name} later"), dtype, new, Some(first.data().to_vec())));
+            cases.push(Case::new(
+                format!("{name} later"),
+                dtype,
+                new,
+                Some(first.data().to_vec()),
+            ));
         }
     }
     assert!(cases.len() > 10, "the state has few tensors");

@@ -103,11 +103,19 @@ mod tests {
             assert!(!names[..i].contains(name));
         }
         let with = |known: &[(&str, &str)]| {
-            folder(|name| known.iter().find(|(n, _)| *n == name).map(|(_, p)| PathBuf::from(p)))
+            folder(|name| {
+                known
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, p)| PathBuf::from(p))
+            })
         };
         let home = ("HOME", "/h");
         assert_eq!(with(&[home]), Some("/h/.cache/tpde/kernels".into()));
-        assert_eq!(with(&[home, ("XDG_CACHE_HOME", "/x")]), Some("/x/tpde/kernels".into()));
+        assert_eq!(
+            with(&[home, ("XDG_CACHE_HOME", "/x")]),
+            Some("/x/tpde/kernels".into())
+        );
         assert_eq!(with(&[home, ("TPDE_CACHE_DIR", "t")]), Some("t/kernels".into()));
         assert_eq!(with(&[("HOME", "")]), None);
     }

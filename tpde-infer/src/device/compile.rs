@@ -43,7 +43,8 @@ pub(super) fn cubin(file: &str, source: &str, architecture: &str) -> Result<Vec<
         let log = unsafe { get_program_log(program.0) }.unwrap_or_default();
         #[expect(clippy::cast_sign_loss, reason = "bytes of a text")]
         let log: Vec<u8> = log.into_iter().map(|c| c as u8).collect();
-        let log = CStr::from_bytes_until_nul(&log).map_or_else(|_| String::new(), |l| l.to_string_lossy().into_owned());
+        let log = CStr::from_bytes_until_nul(&log)
+            .map_or_else(|_| String::new(), |l| l.to_string_lossy().into_owned());
         return Err(broken(&format!(
             "{error:?} for {architecture} (an NVRTC older than the GPU does not know it)\n{log}"
         )));

@@ -112,7 +112,10 @@ impl<'d> Loaded<'d> {
     fn fits(&self, target: Target, base_len: usize, out_len: usize) -> Result<()> {
         let invalid = |what: String| Err(InferError::Invalid { what });
         if self.plan.target() != target {
-            return invalid(format!("the plan is for {:?}, not {target:?}", self.plan.target()));
+            return invalid(format!(
+                "the plan is for {:?}, not {target:?}",
+                self.plan.target()
+            ));
         }
         let needs = [
             ("base", self.plan.base_end(), base_len),
@@ -132,7 +135,8 @@ impl<'d> Loaded<'d> {
         let (slots, _slots) = self.slots.device_ptr_mut(&stream);
         let read = self.arrays.each_ref().map(|array| array.device_ptr(&stream));
         // SAFETY: the memory is this plan's own and as long as that; the stream orders the call before the launches.
-        unsafe { memset_d8_async(status, 0xff, status_bytes, stream.cu_stream()) }.map_err(failed("status"))?;
+        unsafe { memset_d8_async(status, 0xff, status_bytes, stream.cu_stream()) }
+            .map_err(failed("status"))?;
         for launch in self.plan.launches() {
             let [bytes, frames, tasks, jobs, tables, frequencies] = read.each_ref().map(|(at, _)| *at);
             let arguments: Arguments = [

@@ -115,21 +115,31 @@ impl Plan {
     }
 
     /// Adds one item; returns the bytes it writes.
-    fn add(&mut self, index: usize, item: &Item<'_>, view: &FrameView, runs: &mut Vec<Run>) -> Result<Range<u64>> {
+    fn add(
+        &mut self,
+        index: usize,
+        item: &Item<'_>,
+        view: &FrameView,
+        runs: &mut Vec<Run>,
+    ) -> Result<Range<u64>> {
         let word_bytes = view.dtype.word_bytes();
         let host_only = |what: String| Err(InferError::HostOnly { index, what });
         if view.relation.is_some() {
             return host_only("it is coded given another tensor".into());
         }
         if word_bytes != 2 && word_bytes != 4 {
-            return host_only(format!("its elements ({}) are not of 2 or 4 bytes", view.dtype.name()));
+            return host_only(format!(
+                "its elements ({}) are not of 2 or 4 bytes",
+                view.dtype.name()
+            ));
         }
         if let Some(tile) = view.tiles.iter().find(|tile| work_of(tile.mode).is_none()) {
             return host_only(format!("it has a tile of mode {:?}", tile.mode));
         }
         let place = self.place(index, item, view)?;
         let frame = number(self.frames.len(), "frames")?;
-        self.bytes.resize(self.bytes.len().next_multiple_of(FRAME_ALIGN), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(FRAME_ALIGN), 0);
         let frame_at = self.bytes.len();
         self.bytes.extend_from_slice(item.frame);
         let record = self.record(item, view)?;
@@ -151,7 +161,9 @@ impl Plan {
         };
         let (out_end, base_end) = (end(item.out_at)?, end(item.base_at)?);
         if item.out_at % word_bytes != 0 || view.has_base && item.base_at % word_bytes != 0 {
-            return Err(invalid(format!("its place is not a multiple of {word_bytes} bytes")));
+            return Err(invalid(format!(
+                "its place is not a multiple of {word_bytes} bytes"
+            )));
         }
         if view.has_base {
             if self.target == Target::InPlace && item.base_at != item.out_at {

@@ -117,7 +117,9 @@ pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>,
         let tasks: usize = group.iter().map(|run| run.tasks as usize).sum();
         let tasks_a_job = match kernel.work {
             Work::Copy => 1,
-            _ => tasks.div_ceil(2 * multiprocessors.max(1)).clamp(1, kernel.max_warps()),
+            _ => tasks
+                .div_ceil(2 * multiprocessors.max(1))
+                .clamp(1, kernel.max_warps()),
         };
         let warps = match kernel.work {
             Work::Copy => kernel.max_warps(),
@@ -173,7 +175,11 @@ pub(crate) fn check(jobs: &[Job], tasks: &[Task], launches: &[Launch]) {
         }
     }
     debug_assert!(seen.iter().all(|&times| times == 1));
-    debug_assert!(launches.iter().all(|l| l.shared_bytes as usize <= MAX_SHARED_BYTES && l.threads <= 512));
+    debug_assert!(
+        launches
+            .iter()
+            .all(|l| l.shared_bytes as usize <= MAX_SHARED_BYTES && l.threads <= 512)
+    );
 }
 
 #[cfg(test)]
@@ -206,8 +212,13 @@ mod tests {
                             };
                             assert!(launch.shared_bytes as usize <= MAX_SHARED_BYTES, "{launch:?}");
                             assert!(launch.threads <= 512 && launch.threads % 32 == 0, "{launch:?}");
-                            let ends = jobs.iter().map(|job| (job.first_task, job.first_task + job.tasks));
-                            assert_eq!(ends.fold(0, |at, (first, end)| if at == first { end } else { u32::MAX }), tasks);
+                            let ends = jobs
+                                .iter()
+                                .map(|job| (job.first_task, job.first_task + job.tasks));
+                            assert_eq!(
+                                ends.fold(0, |at, (first, end)| if at == first { end } else { u32::MAX }),
+                                tasks
+                            );
                             assert_eq!(launch.ctas as usize, jobs.len());
                         }
                     }

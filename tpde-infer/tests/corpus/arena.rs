@@ -90,7 +90,11 @@ impl Arena {
         for (i, (case, &place)) in cases.iter().zip(&self.places).enumerate() {
             let range = place..place + case.new.len();
             let result = case.scalar();
-            let status: Vec<u32> = damaged.iter().filter(|d| d.index == i).map(|d| d.status).collect();
+            let status: Vec<u32> = damaged
+                .iter()
+                .filter(|d| d.index == i)
+                .map(|d| d.status)
+                .collect();
             assert_eq!(
                 status.is_empty(),
                 result.is_ok(),

@@ -115,7 +115,10 @@ fn bits_of(dtype: Dtype) -> u32 {
 
 pub(crate) fn bytes_of(dtype: Dtype, words: &[u32]) -> Vec<u8> {
     let width = dtype.word_bytes();
-    words.iter().flat_map(|w| w.to_le_bytes()[..width].to_vec()).collect()
+    words
+        .iter()
+        .flat_map(|w| w.to_le_bytes()[..width].to_vec())
+        .collect()
 }
 
 /// Words as trained tensors have them, and some that they should not have: NaNs, infinities, −0, denormals, extremes.
@@ -164,7 +167,11 @@ pub(crate) fn moved(dtype: Dtype, base: &[u32], per_mille: u64, seed: u64) -> Ve
             return random.next() as u32 & mask;
         }
         let ulps = 1 + random.geometric() * random.geometric();
-        let step = if random.next() & 1 == 0 { ulps } else { ulps.wrapping_neg() };
+        let step = if random.next() & 1 == 0 {
+            ulps
+        } else {
+            ulps.wrapping_neg()
+        };
         word.wrapping_add(step) & mask
     };
     base.iter().map(one).collect()
@@ -190,8 +197,8 @@ pub(crate) fn anchor(dtype: Dtype, words: &[u32], kind: &str) -> Case {
 
 /// Lengths at which something begins or ends: lanes, groups, rows, segments, blocks, tiles.
 pub(crate) const LENGTHS: [usize; 29] = [
-    0, 1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 513, 1025, 2047, 4095, 4096, 4097, 8200,
-    16_383, 16_385, 33_001,
+    0, 1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 513, 1025, 2047, 4095, 4096,
+    4097, 8200, 16_383, 16_385, 33_001,
 ];
 
 /// Every dtype in every mode, at lengths around every edge.
@@ -274,7 +281,11 @@ pub(crate) fn damaged(count: usize, seed: u64) -> Vec<Case> {
         };
         match Plan::new(&[item], Target::InPlace, 1) {
             Ok(_) => cases.push(case),
-            Err(error) => assert!(case.scalar().is_err(), "{}: only the plan refuses: {error}", case.name),
+            Err(error) => assert!(
+                case.scalar().is_err(),
+                "{}: only the plan refuses: {error}",
+                case.name
+            ),
         }
     }
     cases
