@@ -24,7 +24,7 @@ template <typename Word, bool FLOAT> struct Dense {
         return Row<Word>::load(place.base + first, count);
     }
 
-    __device__ __forceinline__ Row<Word> load_whole(u32 first) const { return {*(const u32*)(place.base + first)}; }
+    __device__ __forceinline__ Row<Word> load_whole(u32 first) const { return {load_once(place.base + first)}; }
 
     // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs, on 4 bytes.
     template <bool WHOLE> __device__ __forceinline__ void row(Row<Word> base, u32 first, u32 count) {
@@ -100,7 +100,7 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void dense(const
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512) dense_float_16(const Plan plan) { dense<u16, true>(plan); }
-extern "C" __global__ void __launch_bounds__(512) dense_float_32(const Plan plan) { dense<u32, true>(plan); }
-extern "C" __global__ void __launch_bounds__(512) dense_int_16(const Plan plan) { dense<u16, false>(plan); }
-extern "C" __global__ void __launch_bounds__(512) dense_int_32(const Plan plan) { dense<u32, false>(plan); }
+extern "C" __global__ void __launch_bounds__(512, 3) dense_float_16(const Plan plan) { dense<u16, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512, 3) dense_float_32(const Plan plan) { dense<u32, true>(plan); }
+extern "C" __global__ void __launch_bounds__(512, 3) dense_int_16(const Plan plan) { dense<u16, false>(plan); }
+extern "C" __global__ void __launch_bounds__(512, 3) dense_int_32(const Plan plan) { dense<u32, false>(plan); }

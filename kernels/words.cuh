@@ -77,6 +77,27 @@ template <typename Word, bool FLOAT> struct Layout {
 
 __device__ __forceinline__ bool is_aligned(const void* pointer, u32 bytes) { return ((u64)pointer & (bytes - 1)) == 0; }
 
+// Loads of words that nobody reads again soon: they leave the L1 cache to tables and streams.
+__device__ __forceinline__ Vector load_vector_once(const void* from) {
+#ifdef __CUDA_ARCH__
+    Vector v;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+    return v;
+#else
+    return *(const Vector*)from;
+#endif
+}
+
+__device__ __forceinline__ u32 load_once(const void* from) {
+#ifdef __CUDA_ARCH__
+    u32 word;
+    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
+    return word;
+#else
+    return *(const u32*)from;
+#endif
+}
+
 // One store of 16 bytes; of 16-bit words the compiler would make four.
 __device__ __forceinline__ void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
 #ifdef __CUDA_ARCH__
@@ -123,7 +144,7 @@ template <typename Word> struct Eight {
     __device__ __forceinline__ void load_whole(const Word* from) {
 #pragma unroll
         for (u32 i = 0; i < REGISTERS; i += 4) {
-            Vector v = *(const Vector*)(from + i * 4 / sizeof(Word));
+            Vector v = load_vector_once(from + i * 4 / sizeof(Word));
             at[i] = v.x;
             at[i + 1] = v.y;
             at[i + 2] = v.z;
