@@ -1,6 +1,6 @@
 //! Turns stored pieces back into content, verified.
 
-use tpde_core::{Chain, CodecError, Dtype, Frame, SubtreeHash, TensorId};
+use tpde_core::{Chain, CodecError, Dtype, Frame, Link, SubtreeHash, TensorId};
 
 use crate::catalog::{Catalog, Piece};
 use crate::compress::decompress;
@@ -65,7 +65,7 @@ pub(crate) fn read_slice(
             "its chain is empty",
         ));
     };
-    let hash = match Chain::new(&frames).and_then(|chain| chain.decode(out)) {
+    let hash = match chain_of(&frames).and_then(|chain| chain.decode(out)) {
         Ok(hash) => hash,
         Err(error) => {
             let culprit = first_damaged(links, &frames, out).unwrap_or(newest);
@@ -84,12 +84,18 @@ pub(crate) fn read_slice(
     }
 }
 
+/// Frames that are each taken against the one before.
+fn chain_of<'f, 'a>(frames: &'f [Frame<'a>]) -> tpde_core::Result<Chain<'f, 'a>> {
+    let link = |(i, frame): (usize, &'f Frame<'a>)| Link::frame(frame, i.checked_sub(1), None);
+    Chain::new(frames.iter().enumerate().map(link).collect())
+}
+
 /// The oldest link of a damaged chain that does not decode to what it is named after: decoding fuses all links, so only going
 /// through them one by one tells which pack to replace.
 fn first_damaged<'p>(links: &'p [Piece], frames: &[Frame<'_>], out: &mut [u8]) -> Option<&'p Piece> {
     (1..=links.len()).find_map(|depth| {
         let expected = TensorId::from_bytes(links[depth - 1].entry().id);
-        let sound = match Chain::new(&frames[..depth]).and_then(|chain| chain.decode(out)) {
+        let sound = match chain_of(&frames[..depth]).and_then(|chain| chain.decode(out)) {
             Ok(SubtreeHash::Whole(found)) => found == expected,
             Ok(SubtreeHash::Part(_)) => true,
             Err(_) => false,
