@@ -36,7 +36,9 @@ pub(crate) fn change_probability(log_odds: u8) -> u16 {
     let ratio = SIXTEENTH_OCTAVES[(distance % 16) as usize] << (distance / 16);
     let smaller = (1u64 << 48) / ((1 << 16) + ratio);
     let p = if o <= EVEN { smaller } else { ONE - smaller };
-    (p >> 16) as u16
+    #[expect(clippy::cast_possible_truncation, reason = "a fraction below one of 2^16")]
+    let upper = (p >> 16) as u16;
+    upper
 }
 
 /// Slots of "element `at` changes first" out of the `left` that the elements before it left over.
