@@ -85,7 +85,7 @@ pub fn encode_frame(
     base: Option<Base<'_>>,
     given: Option<Given<'_>>,
 ) -> Result<EncodedFrame> {
-    let elems = check(slice, bytes, base.map(|b| b.bytes), given)?;
+    let elems = check_slice(slice, bytes, base.map(|b| b.bytes), given)?;
     Ok(match slice.dtype.word_bytes() {
         1 => Encoder::<u8>::new(slice, elems, bytes, base, given).encode(),
         2 => Encoder::<u16>::new(slice, elems, bytes, base, given).encode(),
@@ -105,7 +105,7 @@ pub fn encode_frame(
 ///
 /// Cost: one pass over at most [`SAMPLED_TILES`] tiles.
 pub fn estimate_bytes(slice: Slice, bytes: &[u8], base: Option<&[u8]>) -> Result<u64> {
-    let elems = check(slice, bytes, base, None)?;
+    let elems = check_slice(slice, bytes, base, None)?;
     let base = base.map(|bytes| Base {
         id: TensorId::from_bytes([0; 32]),
         bytes,
@@ -128,7 +128,12 @@ pub fn sampled_tiles(tiles: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Checks that the parts fit; the elements of the slice.
-fn check(slice: Slice, bytes: &[u8], base: Option<&[u8]>, given: Option<Given<'_>>) -> Result<Range<u64>> {
+pub(crate) fn check_slice(
+    slice: Slice,
+    bytes: &[u8],
+    base: Option<&[u8]>,
+    given: Option<Given<'_>>,
+) -> Result<Range<u64>> {
     let invalid = |detail: String| CodecError::Invalid { detail };
     if slice.total_elems > MAX_TENSOR_ELEMS {
         return Err(invalid(format!("a tensor of {} elements", slice.total_elems)));
@@ -538,7 +543,7 @@ fn add_histograms(total: &mut [Vec<u32>], part: &[Vec<u32>], skip: usize) {
 }
 
 /// Fits classes to the exponents of a whole slice.
-fn fit_classes<W: Word>(bytes: &[u8], dtype: Dtype) -> Classes {
+pub(crate) fn fit_classes<W: Word>(bytes: &[u8], dtype: Dtype) -> Classes {
     const EXPONENTS: usize = 1 << 11;
     let layout = dtype.layout();
     let count = |part: &[u8]| {
