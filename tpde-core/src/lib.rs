@@ -46,6 +46,7 @@ pub mod constants;
 mod cost;
 mod dtype;
 mod error;
+mod floor;
 mod frame;
 mod id;
 mod meter;
@@ -58,6 +59,7 @@ pub mod wire;
 pub use compare::{Comparison, compare, counts_ulps};
 pub use dtype::{Dtype, Layout};
 pub use error::{CodecError, Result};
+pub use floor::floor_bytes;
 pub use frame::{
     Base, Chain, EncodedFrame, Frame, FrameView, FreshView, Given, Ledger, Link, SAMPLED_TILES, Slice,
     SparseView, SubtreeHash, TileView, TokenView, decode_frame, encode_frame, estimate_bytes, merge_subtrees,

@@ -420,7 +420,7 @@ fn given_tensors() {
     }
     // Ties round to even: they are the ends of a cell.
     let ties: Vec<u8> = (0..70_000u32)
-        .flat_map(|i| ((0x3f80_8000 + (i % 2000 << 16)) | (i & 1) << 31).to_le_bytes())
+        .flat_map(|i| ((0x3f80_8000 + ((i % 2000) << 16)) | (i & 1) << 31).to_le_bytes())
         .collect();
     let (_, new) = masters(70_000, 1.0, 1);
     let (frame, ..) = round_trip_given(Dtype::F32, &ties, Some(&new), Relation::Rounded, &rounded(&ties));

@@ -17,6 +17,7 @@ pub use digest::{SubtreeHash, merge_subtrees, slice_hash, tensor_id};
 pub use encode::{
     Base, EncodedFrame, Given, SAMPLED_TILES, Slice, encode_frame, estimate_bytes, sampled_tiles,
 };
+pub(crate) use encode::{check_slice, fit_classes};
 pub use header::slices_of;
 pub use ledger::Ledger;
 pub use view::{FrameView, FreshView, SparseView, TileView, TokenView};
