@@ -10,11 +10,6 @@
 //! Nothing of CUDA is needed to build or load this crate: the driver and NVRTC are looked for when a [`Device`](device::Device) is
 //! opened, and kernels (`kernels/`, embedded) are compiled for the device found, once.
 
-#![cfg_attr(
-    test,
-    expect(clippy::cast_possible_truncation, reason = "tests make up numbers")
-)]
-
 #[expect(unsafe_code, reason = "the driver and NVRTC are C libraries")]
 pub mod device;
 mod error;

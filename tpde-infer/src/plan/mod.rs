@@ -160,7 +160,8 @@ impl Plan {
                 .ok_or_else(|| invalid("its place is beyond 2^64".into()))
         };
         let (out_end, base_end) = (end(item.out_at)?, end(item.base_at)?);
-        if item.out_at % word_bytes != 0 || view.has_base && item.base_at % word_bytes != 0 {
+        let base_fits = !view.has_base || item.base_at.is_multiple_of(word_bytes);
+        if !item.out_at.is_multiple_of(word_bytes) || !base_fits {
             return Err(invalid(format!(
                 "its place is not a multiple of {word_bytes} bytes"
             )));
