@@ -12,8 +12,8 @@ use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
 use crate::probe;
 
-/// The newest store format that this build reads and writes.
-pub const STORE_FORMAT: u64 = 0;
+/// The store format that this build reads and writes.
+pub const STORE_FORMAT: u64 = 1;
 
 /// Features that this build understands: none yet.
 const KNOWN_FEATURES: &[&str] = &[];
@@ -101,15 +101,15 @@ impl Config {
     /// Reads the stored bytes.
     ///
     /// # Errors
-    /// * `Newer`: the store has a newer format.
+    /// * `Newer`: the store has another format.
     /// * `Corrupt`: it is not what `tpde init` writes.
     fn decode(bytes: &[u8]) -> Result<Self> {
         let broken = |e: serde_json::Error| StoreError::corrupt(NAME, e.to_string());
         let AnyFormat { format } = serde_json::from_slice(bytes).map_err(broken)?;
-        if format > STORE_FORMAT {
+        if format != STORE_FORMAT {
             return Err(StoreError::Newer {
                 what: "this store".to_owned(),
-                detail: format!("it has format {format}, this build knows up to {STORE_FORMAT}"),
+                detail: format!("it has format {format}, this build knows {STORE_FORMAT}"),
             });
         }
         let json: Json = serde_json::from_slice(bytes).map_err(broken)?;

@@ -24,7 +24,7 @@ use crate::seal::{seal, unseal};
 use crate::summary::{SlotAction, Summary, Totals, read_list, short, write_list};
 
 /// The newest slot format that this build reads and writes.
-const FORMAT: u8 = 0;
+const FORMAT: u8 = 1;
 
 /// Most bytes of a history once it is decompressed.
 const MAX_HISTORY_LEN: usize = 64 << 10;
@@ -143,7 +143,7 @@ impl Slot {
         let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
         let mut r = Reader::new(unseal(WHAT, sealed)?);
         let format = r.u8(WHAT)?;
-        if format > FORMAT {
+        if format != FORMAT {
             return Err(CodecError::Unsupported {
                 what: "slot format",
                 found: u64::from(format),

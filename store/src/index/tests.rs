@@ -30,7 +30,9 @@ fn raw(home: &Path) -> ::sled::Db {
 }
 
 fn key(n: u64) -> ContentKey {
-    *blake3::hash(&n.to_le_bytes()).as_bytes()
+    let mut key = [0; size_of::<ContentKey>()];
+    key.copy_from_slice(&blake3::hash(&n.to_le_bytes()).as_bytes()[..key.len()]);
+    key
 }
 
 fn pack(n: u8) -> PackId {
