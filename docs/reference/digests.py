@@ -4,7 +4,7 @@ BLAKE3 hashes 1024-byte leaves into chaining values and joins these two by two, 
 
             root            the tensor id
            /    \\
-        slice   slice       32 MiB each, but the last
+        slice   slice       2^23 words each (2^22 of 8 bytes), but the last
         /   \\      \\
      group group  group     2^group_log2 tiles each, but the last of a slice
 

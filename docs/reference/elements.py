@@ -121,9 +121,18 @@ class Dtype:
         top = 1 << (self.bits - 1)
         return word ^ (top - 1) if self.layout == "float" and word & top else word
 
+    def signed_ordinal(self, word):
+        """The ordinal, read as a two's-complement number."""
+        top = 1 << (self.bits - 1)
+        return (self.ordinal(word) ^ top) - top
+
+    def word_of_ordinal(self, ordinal):
+        """The word of an ordinal, modulo 2^bits."""
+        return self.ordinal(ordinal % (1 << self.bits))
+
     def add(self, base, distance):
         """Section 3, Residual: the word that lies `distance` steps above `base`."""
-        return self.ordinal((self.ordinal(base) + distance) % (1 << self.bits))
+        return self.word_of_ordinal(self.ordinal(base) + distance)
 
     def exponent(self, word):
         """Section 3, Exponent."""

@@ -13,13 +13,14 @@ from blake3 import blake3
 
 from digests import merge
 from elements import Reader, need
-from frames import SLICE_BYTES, Frame
+from frames import Frame
 
 PACK_BYTES = 64 << 20
 BLOB_BYTES = 8 << 20
 WINDOW_BYTES = 1 << 25
 TRAILER_BYTES = 32 + 4 + 7 + 1
 SLICES, PLAIN, ZSTD = range(3)
+WITH_BASE, WITH_GIVEN = 128, 64
 ANY_RANK = 256
 
 
@@ -49,24 +50,34 @@ class Entry:
 
     def __init__(self, reader, packs):
         kind = reader.u8()
-        self.kind, self.has_base = kind & 127, kind >= 128
+        self.kind = kind % WITH_GIVEN
+        self.base = self.given = None
+        has_base, has_given = kind & WITH_BASE, kind & WITH_GIVEN
         need(self.kind in (SLICES, PLAIN, ZSTD), f"§5: an entry of kind {kind}")
-        need(self.kind != PLAIN or not self.has_base, "§5: a plain blob with a base")
+        need(self.kind != PLAIN or not has_base, "§5: a plain blob with a base")
+        need(self.kind == SLICES or not has_given, "§5: a blob with a given tensor")
         self.id = reader.take(32)
         self.first_slice = self.bytes = reader.varint()
         need(self.kind == SLICES or self.bytes <= BLOB_BYTES, f"§1: a blob of {self.bytes} bytes")
-        self.base, self.rank = None, 0
-        if self.has_base:
-            self.base = reader.take(32)
-            for _ in range(reader.count(1)):
-                reader.index(packs)
-            self.rank = reader.u8()
-            need(self.rank > 0, "§5: an entry with a base has rank 0")
+        if has_base:
+            self.base = self._read_other(reader, packs)
+        if has_given:
+            self.given = self._read_other(reader, packs)
+        self.rank = reader.u8() if has_base or has_given else 0
+        need(self.rank > 0 or not (has_base or has_given), "§5: an entry with a base or a given tensor has rank 0")
         self.sizes = [reader.varint() for _ in range(reader.count(1))]
         need(self.sizes, "§5: an entry without pieces")
         need(self.kind == SLICES or len(self.sizes) == 1, f"§5: a blob of {len(self.sizes)} pieces")
         need(self.kind != PLAIN or self.sizes[0] == self.bytes, "§5: a plain blob of another length than its piece")
         self.pieces = []
+
+    @staticmethod
+    def _read_other(reader, packs):
+        """The id of a base or of a given tensor, and where it was."""
+        other = reader.take(32)
+        for _ in range(reader.count(1)):
+            reader.index(packs)
+        return other
 
 
 def read_pack(data):
@@ -75,7 +86,7 @@ def read_pack(data):
     trailer = Reader(data[-TRAILER_BYTES:], "§5 the end of a pack")
     footer_hash, footer_bytes, magic, version = trailer.take(32), trailer.fixed(4), trailer.take(7), trailer.u8()
     need(magic == b"TPDEPK\0", f"§5: a pack ends in {magic}")
-    need(version == 0, f"§5: a pack of version {version}, this reader knows 0")
+    need(version == 1, f"§5: a pack of version {version}, this reader knows 1")
     footer_at = len(data) - TRAILER_BYTES - footer_bytes
     need(footer_at >= 0, f"§5: a footer of {footer_bytes} bytes in a pack of {len(data)}")
     footer = data[footer_at:-TRAILER_BYTES]
@@ -124,11 +135,19 @@ class Contents:
         if blob_id not in self.known:
             data = piece
             if entry.kind == ZSTD:
-                prefix = self.blob(entry.base, entry.rank) if entry.has_base else None
+                prefix = self.blob(entry.base, entry.rank) if entry.base else None
                 data = unzstd(piece, entry.bytes, f"§5 {what}", prefix)
             need(len(data) == entry.bytes, f"§5: {what} has {len(data)} bytes, its entry says {entry.bytes}")
             self._proved(blob_id, data, what)
         return self.known[blob_id]
+
+    def _other(self, other_id, start, dtype, frame, rank, what):
+        """The slice of a base or a given tensor that a frame is decoded with; None if there is none."""
+        need((other_id is None) == (start is None), f"§5: a frame of {what} and its entry differ on what it is coded with")
+        if other_id is None:
+            return None
+        need(other_id[:4] == start, f"§4.1: {what} was encoded with another tensor than {other_id.hex()}")
+        return frame.slice_of(self.tensor(other_id, rank), dtype)
 
     def tensor(self, tensor_id, below=ANY_RANK):
         what = f"tensor {tensor_id.hex()}"
@@ -141,15 +160,10 @@ class Contents:
             frame = Frame(piece)
             need(frame.number == number, f"§4.1: slice {frame.number} where {number} of {what} should be")
             need(number == 0 or frame.tensor_bytes == length, f"§4.1: the slices of {what} differ on its length")
-            need(frame.is_delta == entry.has_base, f"§5: a frame of {what} and its entry differ on having a base")
-            base = None
-            if entry.has_base:
-                need(frame.base_start == entry.base[:4], f"§4.1: {what} was encoded against another base")
-                whole = self.tensor(entry.base, entry.rank)
-                need(len(whole) == frame.tensor_bytes, f"§1: {what} and its base differ in length")
-                base = whole[number * SLICE_BYTES :][: frame.bytes]
+            base = self._other(entry.base, frame.base_start, frame.dtype, frame, entry.rank, what)
+            given = self._other(entry.given, frame.given_start, frame.given_dtype, frame, entry.rank, what)
             count, length = frame.slices, frame.tensor_bytes
-            slices.append(frame.decode(base))
+            slices.append(frame.decode(base, given))
             digests.append(frame.digests)
         # §4.8: the digests are right if they merge to the id, and the bytes if they hash to it.
         if count > 1:

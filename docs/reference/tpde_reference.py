@@ -2,11 +2,12 @@
 
     python tpde_reference.py STORE list                    runs, commits and tags
     python tpde_reference.py STORE restore RUN STEP OUT    the files of a checkpoint, into a new folder OUT
-    python tpde_reference.py FOLDER frames                 its frames (§4) NAME.frame, against NAME.base if that is there,
-                                                           into NAME.slice; prints the modes of their tiles
+    python tpde_reference.py FOLDER frames                 its frames (§4) NAME.frame, with NAME.base and NAME.given where
+                                                           these are there, into NAME.slice; prints the modes of their tiles
 
 It was written from format.md alone, and fails where a reader MUST. Read it in the order of that page:
-elements.py (§2, §3), frames.py (§4), digests.py (§4.8), packs.py (§5), history.py (§6 to §8), and here the writing of files.
+elements.py (§2, §3), frames.py (§4.1, §4.9), tables.py (§4.2, §4.3), tiles.py (§4.4 to §4.7), digests.py (§4.8), packs.py (§5),
+history.py (§6 to §8), and here the writing of files.
 It needs Python 3.11 and the packages blake3 and zstandard.
 """
 
@@ -17,9 +18,10 @@ from blake3 import blake3
 
 from digests import merge
 from elements import FormatError, need
-from frames import MODE_NAMES, Frame
+from frames import Frame
 from history import DIRECTORY, OPAQUE, SAFETENSORS, Store
 from packs import Contents
+from tiles import MODE_NAMES
 
 USAGE = __doc__.split("\n\n")[1]
 
@@ -68,13 +70,16 @@ def checked(data, row, file):
 
 
 def decode_frames(folder):
-    """Decodes each NAME.frame, against NAME.base if that is there, into NAME.slice."""
+    """Decodes each NAME.frame, with the slices NAME.base and NAME.given where these are there, into NAME.slice."""
     for path in sorted(folder.glob("*.frame")):
-        frame, base_path = Frame(path.read_bytes()), path.with_suffix(".base")
-        base = base_path.read_bytes() if base_path.exists() else None
-        if base is not None and frame.slices == 1:
-            need(blake3(base).digest()[:4] == frame.base_start, f"§4.1: {path.name} was encoded against another base")
-        data = frame.decode(base)
+        frame = Frame(path.read_bytes())
+        others = []
+        for suffix, start, what in ((".base", frame.base_start, "base"), (".given", frame.given_start, "given tensor")):
+            other = path.with_suffix(suffix)
+            others.append(other.read_bytes() if other.exists() else None)
+            if None not in (others[-1], start) and frame.slices == 1:
+                need(blake3(others[-1]).digest()[:4] == start, f"§4.1: {path.name} was encoded with another {what}")
+        data = frame.decode(*others)
         if frame.slices == 1 and frame.digests:
             need(merge(frame.digests, root=True) == blake3(data).digest(), f"§4.8: the digests of {path.name} are wrong")
         path.with_suffix(".slice").write_bytes(data)

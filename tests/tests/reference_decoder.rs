@@ -159,7 +159,7 @@ impl Frames {
             id: tensor_id(bytes),
             bytes,
         });
-        let encoded = encode_frame(slice, &new, against).unwrap();
+        let encoded = encode_frame(slice, &new, against, None).unwrap();
         let frame = Frame::parse(&encoded.bytes).unwrap();
         let modes = frame
             .tiles()

@@ -37,40 +37,49 @@ impl Classes {
     }
 }
 
-/// Which table each class uses.
+/// Which table each class uses: tables follow the classes, neighbours may share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClassMap {
     pub(crate) table_of: [u8; MAX_CLASSES],
 }
 
 impl ClassMap {
-    /// Two classes a byte, low half first.
-    pub(crate) fn write(&self, w: &mut Writer) {
-        for pair in self.table_of.chunks(2) {
-            w.u8(pair[0] | pair[1] << 4);
-        }
+    /// All classes use one table.
+    pub(crate) const ONE: Self = Self {
+        table_of: [0; MAX_CLASSES],
+    };
+
+    /// Number of tables.
+    pub(crate) fn tables(&self) -> usize {
+        usize::from(self.table_of[MAX_CLASSES - 1]) + 1
     }
 
-    /// Reads a map onto `tables` tables.
-    pub(crate) fn read(r: &mut Reader<'_>, tables: usize) -> Result<Self> {
-        let mut table_of = [0; MAX_CLASSES];
-        for pair in table_of.chunks_mut(2) {
-            let byte = r.u8("class map")?;
-            pair[0] = byte & 15;
-            pair[1] = byte >> 4;
+    /// A bit a class: whether it leaves the table of the class before.
+    pub(crate) fn write(&self, w: &mut Writer) {
+        let steps = (1..MAX_CLASSES).filter(|&k| self.table_of[k] > self.table_of[k - 1]);
+        w.u16(steps.fold(0, |bits, k| bits | 1 << k));
+    }
+
+    /// Inverse of [`ClassMap::write`].
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self> {
+        let bits = r.u16("class map")?;
+        if bits & 1 != 0 {
+            return Err(corrupt("class map", format!("bits {bits:#06x}")));
         }
-        match table_of.iter().find(|&&t| usize::from(t) >= tables) {
-            Some(t) => Err(corrupt("class map", format!("table {t} of {tables}"))),
-            None => Ok(Self { table_of }),
+        let mut map = Self::ONE;
+        for k in 1..MAX_CLASSES {
+            let step = (bits >> k & 1) as u8;
+            map.table_of[k] = map.table_of[k - 1] + step;
         }
+        Ok(map)
     }
 }
 
-/// Merges classes by cost: starts with one table a class and joins the cheapest pair while that pays or `most` tables
-/// are exceeded. Classes whose histogram is empty follow the table before them.
+/// Merges neighbouring classes by cost: starts with one table a class and joins the cheapest pair of neighbours while that
+/// pays or `most` tables are exceeded. Classes whose histogram is empty follow the table before them.
 ///
 /// `cost` is the price of coding a histogram with a table of its own, the table included. Returns the map and the merged
-/// histograms.
+/// histograms, none if all are empty.
 pub(crate) fn merge_classes(
     histograms: &[Vec<u32>],
     most: usize,
@@ -78,64 +87,48 @@ pub(crate) fn merge_classes(
 ) -> (ClassMap, Vec<Vec<u32>>) {
     struct Group {
         histogram: Vec<u32>,
-        classes: Vec<usize>,
+        first_class: usize,
         cost: u64,
     }
-    let join = |a: &[u32], b: &[u32]| a.iter().zip(b).map(|(x, y)| x + y).collect::<Vec<u32>>();
+    let join = |a: &Group, b: &Group| -> Vec<u32> {
+        a.histogram.iter().zip(&b.histogram).map(|(x, y)| x + y).collect()
+    };
     let mut groups: Vec<Group> = histograms
         .iter()
         .enumerate()
         .filter(|(_, h)| h.iter().any(|&c| c > 0))
-        .map(|(class, h)| Group {
+        .map(|(first_class, h)| Group {
             histogram: h.clone(),
-            classes: vec![class],
+            first_class,
             cost: cost(h),
         })
         .collect();
-    // gains[i][j], j < i: what joining i and j changes.
-    let gain = |groups: &[Group], i: usize, j: usize| {
-        let joined = cost(&join(&groups[i].histogram, &groups[j].histogram));
-        i128::from(joined) - i128::from(groups[i].cost) - i128::from(groups[j].cost)
-    };
-    let mut gains: Vec<Vec<i128>> = (0..groups.len())
-        .map(|i| (0..i).map(|j| gain(&groups, i, j)).collect())
-        .collect();
-    loop {
-        let pairs = (0..groups.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let Some((i, j)) = pairs.min_by_key(|&(i, j)| gains[i][j]) else {
-            break;
-        };
-        if gains[i][j] >= 0 && groups.len() <= most {
+    let gain = |a: &Group, b: &Group| i128::from(cost(&join(a, b))) - i128::from(a.cost) - i128::from(b.cost);
+    // gains[i]: what joining group i + 1 to group i changes.
+    let mut gains: Vec<i128> = groups.windows(2).map(|pair| gain(&pair[0], &pair[1])).collect();
+    while let Some(i) = (0..gains.len()).min_by_key(|&i| gains[i]) {
+        if gains[i] >= 0 && groups.len() <= most {
             break;
         }
-        let taken = groups.remove(i);
+        let taken = groups.remove(i + 1);
         gains.remove(i);
-        gains.iter_mut().skip(i).for_each(|row| {
-            row.remove(i);
-        });
-        groups[j].histogram = join(&groups[j].histogram, &taken.histogram);
-        groups[j].classes.extend(taken.classes);
-        groups[j].cost = cost(&groups[j].histogram);
-        for k in 0..groups.len() {
-            if k != j {
-                gains[k.max(j)][k.min(j)] = gain(&groups, k.max(j), k.min(j));
-            }
+        groups[i].histogram = join(&groups[i], &taken);
+        groups[i].cost = cost(&groups[i].histogram);
+        if i > 0 {
+            gains[i - 1] = gain(&groups[i - 1], &groups[i]);
+        }
+        if i < gains.len() {
+            gains[i] = gain(&groups[i], &groups[i + 1]);
         }
     }
-    groups.sort_by_key(|g| g.classes.iter().copied().min());
-    let mut table_of = [0u8; MAX_CLASSES];
-    let mut last = 0;
-    for (class, slot) in table_of.iter_mut().enumerate() {
+    let mut map = ClassMap::ONE;
+    for (class, table) in map.table_of.iter_mut().enumerate() {
+        let before = groups.iter().filter(|g| g.first_class <= class).count();
         #[expect(clippy::cast_possible_truncation, reason = "at most sixteen groups")]
-        if let Some(t) = groups.iter().position(|g| g.classes.contains(&class)) {
-            last = t as u8;
-        }
-        *slot = last;
+        let number = before.saturating_sub(1) as u8;
+        *table = number;
     }
-    (
-        ClassMap { table_of },
-        groups.into_iter().map(|g| g.histogram).collect(),
-    )
+    (map, groups.into_iter().map(|g| g.histogram).collect())
 }
 
 #[cfg(test)]
@@ -143,12 +136,12 @@ mod tests {
     use super::*;
     use crate::cost;
 
-    /// Promise: alike classes share a table, different ones do not, and the limit holds.
+    /// Promise: alike neighbours share a table, different ones do not, the limit holds, and the map survives the wire.
     #[test]
     fn merging_follows_the_cost() {
         let mut histograms = vec![vec![0u32; 4]; MAX_CLASSES];
-        for (class, h) in histograms.iter_mut().enumerate().take(6) {
-            *h = if class % 2 == 0 {
+        for (class, h) in histograms.iter_mut().enumerate().skip(1).take(6) {
+            *h = if class < 4 {
                 vec![900_000, 1000, 10, 0]
             } else {
                 vec![1000, 2000, 500_000, 7]
@@ -157,9 +150,12 @@ mod tests {
         let price = |h: &[u32]| cost::entropy(h) + cost::bits(60);
         let (map, merged) = merge_classes(&histograms, 16, price);
         assert_eq!(merged.len(), 2);
-        assert_eq!(map.table_of[..6], [0, 1, 0, 1, 0, 1]);
+        assert_eq!(map.table_of, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!(merged[0], vec![2_700_000, 3000, 30, 0]);
         assert_eq!(merge_classes(&histograms, 1, price).1.len(), 1);
+        let mut w = Writer::new();
+        map.write(&mut w);
+        assert_eq!(ClassMap::read(&mut Reader::new(&w.into_bytes())).unwrap(), map);
     }
 
     /// Promise: a few Infs do not move the origin.

@@ -150,7 +150,12 @@ impl Dtype {
 
     /// Elements of one whole slice: the most that one frame holds.
     pub const fn slice_elems(self) -> usize {
-        crate::constants::SLICE_BYTES / self.word_bytes()
+        let fitting = crate::constants::SLICE_BYTES / self.word_bytes();
+        if fitting < crate::constants::SLICE_ELEMS {
+            fitting
+        } else {
+            crate::constants::SLICE_ELEMS
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl TokenShape {
         }
     }
 
+    /// Direct bits, top bits and width.
+    pub(crate) fn parts(self) -> (u32, u32, u32) {
+        (self.direct, self.top, self.width)
+    }
+
     /// Size of the alphabet.
     pub(crate) fn symbols(self) -> usize {
         (1usize << self.direct) + ((self.width - self.direct) as usize) * (1usize << self.top)

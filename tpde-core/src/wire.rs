@@ -65,6 +65,13 @@ impl Writer {
         self.bytes.push(v as u8);
     }
 
+    /// A zero byte if the length is odd.
+    pub fn pad_to_even(&mut self) {
+        if self.bytes.len() % 2 == 1 {
+            self.bytes.push(0);
+        }
+    }
+
     /// The bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -8,7 +8,10 @@
 )]
 
 use proptest::prelude::*;
-use tpde_core::{Base, Chain, Dtype, Frame, Mode, Slice, SubtreeHash, decode_frame, encode_frame, tensor_id};
+use tpde_core::{
+    Base, Chain, Dtype, Frame, Given, Link, Mode, Relation, Slice, SubtreeHash, decode_frame, encode_frame,
+    tensor_id,
+};
 
 fn slice_of(dtype: Dtype, bytes: &[u8]) -> Slice {
     Slice {
@@ -24,11 +27,11 @@ fn round_trip(dtype: Dtype, new: &[u8], base: Option<&[u8]>) -> Vec<u8> {
         id: tensor_id(bytes),
         bytes,
     });
-    let encoded = encode_frame(slice_of(dtype, new), new, base).unwrap();
+    let encoded = encode_frame(slice_of(dtype, new), new, base, None).unwrap();
     assert_eq!(encoded.hash, SubtreeHash::Whole(tensor_id(new)));
     let mut out = vec![0xa5; new.len()];
     let base = base.filter(|_| encoded.uses_base);
-    let hash = decode_frame(&encoded.bytes, base, &mut out).unwrap();
+    let hash = decode_frame(&encoded.bytes, base, None, &mut out).unwrap();
     assert_eq!(hash, encoded.hash);
     if let Some(at) = out.iter().zip(new).position(|(a, b)| a != b) {
         panic!(
@@ -196,7 +199,7 @@ fn one_thread_or_many() {
                 id: tensor_id(&base),
                 bytes: &base,
             };
-            encode_frame(slice_of(Dtype::BF16, &new), &new, Some(base))
+            encode_frame(slice_of(Dtype::BF16, &new), &new, Some(base), None)
                 .unwrap()
                 .bytes
         })
@@ -221,12 +224,19 @@ fn chains() {
     let parsed: Vec<Frame<'_>> = frames.iter().map(|f| Frame::parse(f).unwrap()).collect();
     for depth in 1..=parsed.len() {
         let mut out = vec![0; tensors[0].len()];
-        let hash = Chain::new(&parsed[..depth]).unwrap().decode(&mut out).unwrap();
+        let links = (0..depth)
+            .map(|i| Link::frame(&parsed[i], i.checked_sub(1), None))
+            .collect();
+        let hash = Chain::new(links).unwrap().decode(&mut out).unwrap();
         assert_eq!(out, tensors[depth - 1]);
         assert_eq!(hash, SubtreeHash::Whole(tensor_id(&out)));
     }
-    assert!(Chain::new(&parsed[1..]).is_err());
-    assert!(Chain::new(&[]).is_err());
+    // A delta without its base, an anchor with one, a link that reads a later one, and nothing at all.
+    assert!(Chain::new(vec![Link::frame(&parsed[1], None, None)]).is_err());
+    let anchor = Link::frame(&parsed[0], None, None);
+    assert!(Chain::new(vec![anchor, Link::frame(&parsed[0], Some(0), None)]).is_err());
+    assert!(Chain::new(vec![Link::frame(&parsed[1], Some(1), None), anchor]).is_err());
+    assert!(Chain::new(Vec::new()).is_err());
 }
 
 /// Promise: a foreign base is named as such, never applied.
@@ -243,18 +253,19 @@ fn a_foreign_base_is_refused() {
             id: tensor_id(&other),
             bytes: &other,
         }),
+        None,
         &mut out,
     )
     .unwrap_err();
     assert!(error.to_string().starts_with("base mismatch"), "{error}");
-    let error = decode_frame(&frame, None, &mut out).unwrap_err();
+    let error = decode_frame(&frame, None, None, &mut out).unwrap_err();
     assert!(error.to_string().starts_with("base mismatch"), "{error}");
     // Lying about the id: the bytes do not come out as another tensor unnoticed.
     let lie = Base {
         id: tensor_id(&base),
         bytes: &other,
     };
-    if let Ok(hash) = decode_frame(&frame, Some(lie), &mut out) {
+    if let Ok(hash) = decode_frame(&frame, Some(lie), None, &mut out) {
         assert_ne!(hash, SubtreeHash::Whole(tensor_id(&new)));
     }
 }
@@ -277,14 +288,14 @@ fn every_truncation_and_flip() {
         let mut out = vec![0; new.len()];
         for cut in 0..frame.len() {
             assert!(
-                decode_frame(&frame[..cut], base, &mut out).is_err(),
+                decode_frame(&frame[..cut], base, None, &mut out).is_err(),
                 "cut at {cut}"
             );
         }
         for bit in 0..frame.len() * 8 {
             let mut bad = frame.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(hash) = decode_frame(&bad, base, &mut out) {
+            if let Ok(hash) = decode_frame(&bad, base, None, &mut out) {
                 let right = hash == SubtreeHash::Whole(tensor_id(&new));
                 assert_eq!(right, out == new, "bit {bit}: hash and bytes disagree");
             }
@@ -297,14 +308,168 @@ proptest! {
     #[test]
     fn hostile_frames(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Some(version) = bytes.first_mut() {
-            *version = 0;
+            *version = 1;
         }
         if let Ok(frame) = Frame::parse(&bytes) {
             let len = frame.len_bytes();
             if len < 1 << 24 {
                 let mut out = vec![0; len];
-                let _ = decode_frame(&bytes, None, &mut out);
+                let _ = decode_frame(&bytes, None, None, &mut out);
             }
         }
     }
+}
+
+/// f32 masters near `scale`, their bf16 weights, and the masters after a step of about `step` of their size.
+fn masters(elems: usize, step: f32, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    let dice = noise(elems * 4, seed);
+    let old: Vec<f32> = dice
+        .chunks(4)
+        .map(|c| {
+            (f32::from(c[0]) - 127.4) * (1.0 + f32::from(c[1]) / 256.0 + f32::from(c[2]) / 65536.0) / 4000.0
+        })
+        .collect();
+    let new: Vec<f32> = old
+        .iter()
+        .zip(dice.chunks(4))
+        .map(|(v, c)| v + step * (f32::from(c[3]) - 127.5) / 127.5)
+        .collect();
+    let bytes = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect();
+    (bytes(&old), bytes(&new))
+}
+
+fn rounded(master: &[u8]) -> Vec<u8> {
+    master
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .flat_map(|&c| half::bf16::from_f32(f32::from_le_bytes(c)).to_le_bytes())
+        .collect()
+}
+
+/// Encodes given another tensor, decodes, compares; gives the frame and what it read.
+fn round_trip_given(
+    dtype: Dtype,
+    new: &[u8],
+    base: Option<&[u8]>,
+    relation: Relation,
+    given: &[u8],
+) -> (Vec<u8>, bool, bool) {
+    let base = base.map(|bytes| Base {
+        id: tensor_id(bytes),
+        bytes,
+    });
+    let given = Given {
+        relation,
+        id: tensor_id(given),
+        bytes: given,
+    };
+    let encoded = encode_frame(slice_of(dtype, new), new, base, Some(given)).unwrap();
+    let mut out = vec![0xa5; new.len()];
+    let hash = decode_frame(
+        &encoded.bytes,
+        base.filter(|_| encoded.uses_base),
+        Some(given).filter(|_| encoded.uses_given),
+        &mut out,
+    )
+    .unwrap();
+    assert_eq!(hash, encoded.hash);
+    assert!(out == new, "{relation:?} of {dtype:?}");
+    (encoded.bytes, encoded.uses_base, encoded.uses_given)
+}
+
+/// Promise: masters given their weights are exact with any base, and smaller than alone; weights are their masters' casts for
+/// next to nothing; moments given their squares are exact.
+#[test]
+fn given_tensors() {
+    for elems in [0, 1, 31, 4097, 70_000, 200_000] {
+        let (old, new) = masters(elems, 1e-5, 3);
+        let weights = rounded(&new);
+        let alone = round_trip(Dtype::F32, &new, Some(&old)).len();
+        for base in [None, Some(old.as_slice()), Some(noise(4 * elems, 1).as_slice())] {
+            let (frame, _, uses_given) =
+                round_trip_given(Dtype::F32, &new, base, Relation::Rounded, &weights);
+            if elems > 10_000 {
+                assert!(
+                    uses_given && frame.len() < 4 * elems,
+                    "{} of {}",
+                    frame.len(),
+                    4 * elems
+                );
+                if base == Some(&old) {
+                    assert!(frame.len() < alone, "{} {alone}", frame.len());
+                }
+            }
+        }
+        let (frame, uses_base, _) =
+            round_trip_given(Dtype::BF16, &weights, Some(&rounded(&old)), Relation::Cast, &new);
+        assert!(frame.len() < 120 && !uses_base, "{}", frame.len());
+        let foreign = noise(2 * elems, 9);
+        round_trip_given(Dtype::BF16, &foreign, None, Relation::Cast, &new);
+        round_trip_given(
+            Dtype::F32,
+            &noise(4 * elems, 2),
+            Some(&old),
+            Relation::Rounded,
+            &weights,
+        );
+        for base in [None, Some(old.as_slice())] {
+            round_trip_given(Dtype::F32, &new, base, Relation::Scale, &old);
+            round_trip_given(Dtype::BF16, &weights, None, Relation::Scale, &foreign);
+        }
+    }
+    // Ties round to even: they are the ends of a cell.
+    let ties: Vec<u8> = (0..70_000u32)
+        .flat_map(|i| ((0x3f80_8000 + ((i % 2000) << 16)) | (i & 1) << 31).to_le_bytes())
+        .collect();
+    let (_, new) = masters(70_000, 1.0, 1);
+    let (frame, ..) = round_trip_given(Dtype::F32, &ties, Some(&new), Relation::Rounded, &rounded(&ties));
+    assert!(modes_of(&frame).iter().all(|&m| m != Mode::Raw));
+}
+
+/// Promise: masters on a chain of their own, each given a weight on another chain, decode in one call; the ledger accounts for
+/// every byte of the newest.
+#[test]
+fn two_chains_side_by_side() {
+    let mut states = vec![masters(150_000, 1e-5, 1).0];
+    for step in 1..5u64 {
+        let steps = noise(states[0].len(), step);
+        let next = states[step as usize - 1]
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .zip(steps.as_chunks::<4>().0)
+            .flat_map(|(&v, d)| (f32::from_le_bytes(v) + (f32::from(d[0]) - 127.5) * 3e-7).to_le_bytes())
+            .collect();
+        states.push(next);
+    }
+    let mut frames = Vec::new();
+    for (step, master) in states.iter().enumerate() {
+        let before = step.checked_sub(1).map(|i| &states[i]);
+        let weights = rounded(master);
+        let old_weights = before.map(|b| rounded(b));
+        frames.push(round_trip(Dtype::BF16, &weights, old_weights.as_deref()));
+        let (frame, uses_base, uses_given) = round_trip_given(
+            Dtype::F32,
+            master,
+            before.map(Vec::as_slice),
+            Relation::Rounded,
+            &weights,
+        );
+        assert_eq!((uses_base, uses_given), (step > 0, true));
+        frames.push(frame);
+    }
+    let parsed: Vec<Frame<'_>> = frames.iter().map(|f| Frame::parse(f).unwrap()).collect();
+    let links: Vec<Link<'_, '_>> = parsed
+        .iter()
+        .enumerate()
+        .map(|(i, f)| Link::frame(f, i.checked_sub(2), (i % 2 == 1).then(|| i - 1)))
+        .collect();
+    let chain = Chain::new(links).unwrap();
+    let mut out = vec![0; states[0].len()];
+    let hash = chain.decode(&mut out).unwrap();
+    assert_eq!(hash, SubtreeHash::Whole(tensor_id(&states[4])));
+    let ledger = chain.ledger().unwrap();
+    assert_eq!(ledger.total_bytes, frames[9].len() as u64);
+    assert!((0.0..2000.0).contains(&ledger.lane_bytes()), "{ledger:?}");
 }

@@ -192,7 +192,7 @@ fn encode<'c>(
                     id: chosen.id,
                     bytes: &base,
                 };
-                return Ok((encode_frame(slice, &bytes, Some(base))?, links.last()));
+                return Ok((encode_frame(slice, &bytes, Some(base), None)?, links.last()));
             }
             // Stored under another dtype: the bytes agree, but a chain has one dtype.
             Ok(_) => {}
@@ -201,5 +201,5 @@ fn encode<'c>(
             Err(error) => return Err(error),
         }
     }
-    Ok((encode_frame(slice, &bytes, None)?, None))
+    Ok((encode_frame(slice, &bytes, None, None)?, None))
 }

@@ -1,21 +1,36 @@
-//! From a frame back to bytes: one tile, one frame, or a whole chain tile by tile.
+//! From a frame back to bytes: parsing, and one tile at a time.
 
-use super::digest::{Extent, SubtreeHash, hash_group, merge};
+use super::chain::{Chain, Link};
+use super::counts::Reads;
+use super::digest::SubtreeHash;
+use super::encode::{Base, Given};
 use super::header::Header;
 use crate::dtype::Dtype;
-use crate::error::{CodecError, Result, corrupt};
+use crate::error::{CodecError, Result};
 use crate::id::TensorId;
-use crate::tile::{self, DecodeContext, Entries, Mode};
+use crate::meter::Meter;
+use crate::tile::{self, Against, DecodeContext, Entries, Mode, Relation, virtual_base};
 use crate::wire::Reader;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// A parsed frame: every bound is checked, nothing is decoded yet.
 #[derive(Debug)]
 pub struct Frame<'a> {
-    header: Header,
+    pub(super) header: Header,
     entries: Entries,
-    bodies: Vec<&'a [u8]>,
+    /// Bytes of the whole frame.
+    pub(super) len_stored: usize,
+    /// Offset of every tile's body.
+    pub(super) body_offsets: Vec<usize>,
+    pub(super) bodies: Vec<&'a [u8]>,
+}
+
+/// Tiles that one tile is decoded from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'t> {
+    /// `None` where the frame has no base, or the tile's mode does not read it.
+    pub(super) base: Option<&'t [u8]>,
+    pub(super) given: Option<&'t [u8]>,
 }
 
 impl<'a> Frame<'a> {
@@ -30,13 +45,17 @@ impl<'a> Frame<'a> {
         let mut r = Reader::new(bytes);
         let header = Header::read(&mut r)?;
         let mut bodies = Vec::with_capacity(header.directory.len());
+        let mut body_offsets = Vec::with_capacity(header.directory.len());
         for &(_, len_bytes) in &header.directory {
+            body_offsets.push(r.pos());
             bodies.push(r.take(len_bytes, "tile body")?);
         }
         r.end("frame")?;
         Ok(Self {
             entries: Entries::decoding(&header.tables),
             header,
+            len_stored: bytes.len(),
+            body_offsets,
             bodies,
         })
     }
@@ -66,6 +85,11 @@ impl<'a> Frame<'a> {
         self.header.base_check.is_some()
     }
 
+    /// How the frame relates to the tensor that it is given, if it is.
+    pub fn relation(&self) -> Option<Relation> {
+        self.header.given.map(|(relation, _)| relation)
+    }
+
     /// Mode and stored bytes of every tile.
     pub fn tiles(&self) -> &[(Mode, usize)] {
         &self.header.directory
@@ -76,37 +100,97 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// `BaseMismatch` if the frame names another base, or none.
     pub fn check_base(&self, id: &TensorId) -> Result<()> {
-        match self.header.base_check {
-            Some(check) if id.as_bytes().starts_with(&check) => Ok(()),
-            Some(check) => Err(CodecError::BaseMismatch {
-                detail: format!("the frame was taken against {}…, not {}", hex(&check), id.short()),
-            }),
-            None => Err(CodecError::BaseMismatch {
-                detail: "the frame needs no base".into(),
-            }),
-        }
+        check_id(self.header.base_check, id, "taken against", "base")
     }
 
-    fn tile_range(&self, tile: usize) -> Range<usize> {
+    /// Checks that `id` can be what this frame is given.
+    ///
+    /// # Errors
+    /// `BaseMismatch` if the frame names another tensor, or none.
+    pub fn check_given(&self, id: &TensorId) -> Result<()> {
+        let check = self.header.given.map(|(_, check)| check);
+        check_id(check, id, "coded given", "given tensor")
+    }
+
+    /// What tile `index` reads.
+    pub(super) fn reads(&self, index: usize) -> Reads {
+        Reads::of(self.header.directory[index].0, self.relation(), self.has_base())
+    }
+
+    /// Bytes that tile `index` decodes to.
+    pub(super) fn tile_len_bytes(&self, index: usize) -> usize {
         let tile_bytes = self.dtype().tile_bytes();
-        tile * tile_bytes..self.len_bytes().min((tile + 1) * tile_bytes)
+        self.len_bytes()
+            .saturating_sub(index * tile_bytes)
+            .min(tile_bytes)
     }
 
-    /// Decodes one tile; `base` and `out` are that tile's bytes.
-    fn decode_tile(&self, index: usize, base: &[u8], out: &mut [u8]) -> Result<()> {
+    /// Decodes one tile into `out`, which has its length. `scratch` is used for a virtual base.
+    pub(super) fn decode_tile(
+        &self,
+        index: usize,
+        inputs: Inputs<'_>,
+        out: &mut [u8],
+        scratch: &mut Vec<u8>,
+        meter: &mut impl Meter,
+    ) -> Result<()> {
+        let (mode, body) = (self.header.directory[index].0, self.bodies[index]);
+        let layout = self.dtype().layout();
+        let relation = self.relation();
+        if mode == Mode::Same {
+            if !body.is_empty() {
+                let detail = format!("SAME has {} bytes", body.len());
+                return Err(CodecError::Corrupt {
+                    what: "tile body",
+                    detail,
+                });
+            }
+            match (relation, inputs.base, inputs.given) {
+                (Some(Relation::Cast), _, Some(given)) => {
+                    virtual_base(Relation::Cast, None, given, layout, out)
+                }
+                (_, Some(base), _) => out.copy_from_slice(base),
+                (_, None, _) => out.fill(0),
+            }
+            return Ok(());
+        }
         let cx = DecodeContext {
-            layout: self.dtype().layout(),
-            block_elems: 1 << self.header.block_log2,
+            layout,
+            cuts: self.header.cuts,
             tables: &self.header.tables,
             entries: &self.entries,
         };
-        let (mode, body) = (self.header.directory[index].0, self.bodies[index]);
+        let (against, given) = match (relation, inputs.given, inputs.base) {
+            (Some(relation @ (Relation::Rounded | Relation::Cast)), Some(given), base) => {
+                scratch.resize(out.len(), 0);
+                virtual_base(relation, base, given, layout, scratch);
+                (Against::related(Some(relation), scratch, given, layout), None)
+            }
+            (_, given, Some(base)) => (Against::plain(base, layout), given),
+            (_, given, None) => {
+                scratch.clear();
+                scratch.resize(out.len(), 0);
+                (Against::plain(scratch, layout), given)
+            }
+        };
         match self.dtype().word_bytes() {
-            1 => tile::decode::<u8>(mode, body, base, out, cx),
-            2 => tile::decode::<u16>(mode, body, base, out, cx),
-            4 => tile::decode::<u32>(mode, body, base, out, cx),
-            _ => tile::decode::<u64>(mode, body, base, out, cx),
+            1 => tile::decode::<u8>(mode, body, against, given, out, cx, meter),
+            2 => tile::decode::<u16>(mode, body, against, given, out, cx, meter),
+            4 => tile::decode::<u32>(mode, body, against, given, out, cx, meter),
+            _ => tile::decode::<u64>(mode, body, against, given, out, cx, meter),
         }
+    }
+}
+
+fn check_id(check: Option<[u8; 4]>, id: &TensorId, how: &str, what: &str) -> Result<()> {
+    match check {
+        Some(check) if id.as_bytes().starts_with(&check) => Ok(()),
+        Some(check) => Err(CodecError::BaseMismatch {
+            detail: format!("the frame was {how} {}…, not {}", hex(&check), id.short()),
+        }),
+        None => Err(CodecError::BaseMismatch {
+            detail: format!("the frame needs no {what}"),
+        }),
     }
 }
 
@@ -114,163 +198,68 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A chain of frames of one slice, oldest first: an anchor, then each delta on the one before.
-#[derive(Debug)]
-pub struct Chain<'f, 'a> {
-    frames: &'f [Frame<'a>],
-}
-
-impl<'f, 'a> Chain<'f, 'a> {
-    /// Checks that the frames fit one another.
-    ///
-    /// # Errors
-    /// `Invalid` if there are none. `Corrupt` if the first needs a base, a later one does not, or they differ in dtype,
-    /// length or slice.
-    pub fn new(frames: &'f [Frame<'a>]) -> Result<Self> {
-        let Some(first) = frames.first() else {
-            return Err(CodecError::Invalid {
-                detail: "a chain of no frames".into(),
-            });
-        };
-        for (i, frame) in frames.iter().enumerate() {
-            if frame.has_base() != (i > 0) {
-                return Err(corrupt(
-                    "chain",
-                    format!("link {i} of {} has the wrong kind", frames.len()),
-                ));
-            }
-            let (a, b) = (&first.header, &frame.header);
-            if (a.dtype, a.total_elems, &a.elems) != (b.dtype, b.total_elems, &b.elems) {
-                return Err(corrupt(
-                    "chain",
-                    format!("link {i} is of another tensor shape than its base"),
-                ));
-            }
-        }
-        Ok(Self { frames })
-    }
-
-    /// Decodes the newest tensor of the chain into `out`, tile by tile: one pass over the output, scratch of a tile.
-    ///
-    /// `out` has exactly [`Frame::len_bytes`] bytes; it is fully overwritten on `Ok` and unspecified on `Err`. The hash
-    /// returned is that of `out`; the caller compares it (merged over slices) with the tensor's id.
-    ///
-    /// # Errors
-    /// `Corrupt` if a body or a group digest is wrong. `Invalid` if `out` has the wrong length.
-    pub fn decode(&self, out: &mut [u8]) -> Result<SubtreeHash> {
-        let newest = &self.frames[self.frames.len() - 1];
-        let header = &newest.header;
-        if out.len() != newest.len_bytes() {
-            let detail = format!(
-                "output of {} bytes for a frame of {}",
-                out.len(),
-                newest.len_bytes()
-            );
-            return Err(CodecError::Invalid { detail });
-        }
-        let tile_bytes = newest.dtype().tile_bytes();
-        let group_bytes = tile_bytes << header.group_log2;
-        let offset_bytes = header.elems.start * newest.dtype().word_bytes() as u64;
-        let one_group = out.len() <= group_bytes;
-        let groups: Vec<[u8; 32]> = out
-            .par_chunks_mut(group_bytes)
-            .enumerate()
-            .map(|(group, bytes)| {
-                let first_tile = group << header.group_log2;
-                bytes
-                    .par_chunks_mut(tile_bytes)
-                    .enumerate()
-                    .try_for_each_init(Vec::new, |scratch, (i, out)| {
-                        self.decode_tile(first_tile + i, out, scratch)
-                    })?;
-                let offset_bytes = offset_bytes + (group * group_bytes) as u64;
-                let whole = header.is_whole() && one_group;
-                let hash = hash_group(bytes, Extent { offset_bytes, whole });
-                match header.groups.get(group) {
-                    Some(expected) if *expected != hash => Err(corrupt(
-                        "group digest",
-                        format!("tiles {first_tile}.. decoded to other bytes than were encoded"),
-                    )),
-                    _ => Ok(hash),
-                }
-            })
-            .collect::<Result<_>>()?;
-        let hash = merge(&groups, header.is_whole());
-        Ok(if header.is_whole() {
-            SubtreeHash::Whole(TensorId::from_bytes(hash))
-        } else {
-            SubtreeHash::Part(hash)
-        })
-    }
-
-    /// Decodes tile `index` through all links that matter.
-    fn decode_tile(&self, index: usize, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<()> {
-        // A tile that reads no base hides everything older than it.
-        let mode = |frame: &Frame<'_>| frame.header.directory[index].0;
-        let start = self.frames.iter().rposition(|f| !mode(f).needs_base());
-        let links = &self.frames[start.unwrap_or(0)..];
-        scratch.clear();
-        scratch.resize(out.len(), 0);
-        debug_assert_eq!(links[0].tile_range(index).len(), out.len());
-        let mut in_out = false;
-        for frame in links {
-            if mode(frame) == Mode::Same && frame.bodies[index].is_empty() {
-                continue;
-            }
-            if in_out {
-                frame.decode_tile(index, out, scratch)?;
-            } else {
-                frame.decode_tile(index, scratch, out)?;
-            }
-            in_out = !in_out;
-        }
-        if !in_out {
-            out.copy_from_slice(scratch);
-        }
-        Ok(())
-    }
-}
-
-/// Decodes one frame into `out`, given its base.
+/// Decodes one frame into `out`, given what it reads.
 ///
 /// Inverse of [`encode_frame`](super::encode_frame): `out` equals the encoded bytes, NaN payloads and −0.0 included.
 ///
 /// * `frame`: one whole frame (docs/format.md §4), little-endian.
 /// * `base`: id and bytes of the same slice of the base, C order, as long as `out`; `None` only for an anchor.
+/// * `given`: the same slice of the given tensor; `None` only for a frame without one.
 /// * `out`: [`Frame::len_bytes`] bytes; fully overwritten on `Ok`, unspecified on `Err`.
 ///
 /// Returns the hash of `out`; compare it with the tensor's id.
 ///
 /// # Errors
-/// As [`Frame::parse`] and [`Chain::decode`]; `BaseMismatch` if `base` is not what the frame was taken against.
-pub fn decode_frame(frame: &[u8], base: Option<super::Base<'_>>, out: &mut [u8]) -> Result<SubtreeHash> {
+/// As [`Frame::parse`] and [`Chain::decode`]; `BaseMismatch` if `base` or `given` is not what the frame was made with.
+pub fn decode_frame(
+    frame: &[u8],
+    base: Option<Base<'_>>,
+    given: Option<Given<'_>>,
+    out: &mut [u8],
+) -> Result<SubtreeHash> {
     let frame = Frame::parse(frame)?;
-    match &base {
-        Some(base) => {
-            frame.check_base(&base.id)?;
-            if base.bytes.len() != frame.len_bytes() {
-                let detail = format!(
-                    "base of {} bytes, frame of {}",
-                    base.bytes.len(),
-                    frame.len_bytes()
-                );
+    let mut links = Vec::with_capacity(3);
+    let mut at =
+        |frame: &Frame<'_>, dtype: Dtype, bytes, wanted: bool, what: &str| -> Result<Option<usize>> {
+            let Some(bytes): Option<&[u8]> = bytes else {
+                return match wanted {
+                    false => Ok(None),
+                    true => Err(CodecError::BaseMismatch {
+                        detail: format!("the frame needs its {what}, none was given"),
+                    }),
+                };
+            };
+            let expected = frame.header.len_elems() * dtype.word_bytes();
+            if bytes.len() != expected {
+                let detail = format!("{what} of {} bytes, {expected} are expected", bytes.len());
                 return Err(CodecError::BaseMismatch { detail });
             }
-        }
-        None if frame.has_base() => {
-            return Err(CodecError::BaseMismatch {
-                detail: "the frame needs its base, none was given".into(),
-            });
-        }
-        None => {}
+            links.push(Link::plain(dtype, bytes));
+            Ok(Some(links.len() - 1))
+        };
+    if let Some(base) = &base {
+        frame.check_base(&base.id)?;
     }
-    let raw;
-    let mut frames = Vec::with_capacity(2);
-    if let Some(base) = base {
-        // A base at hand is a chain whose first link is stored as it is.
-        raw = super::encode::raw_frame(frame.dtype(), frame.total_elems(), frame.elems(), base.bytes);
-        frames.push(Frame::parse(&raw)?);
+    let base = at(
+        &frame,
+        frame.dtype(),
+        base.map(|b| b.bytes),
+        frame.has_base(),
+        "base",
+    )?;
+    if let Some(given) = &given {
+        frame.check_given(&given.id)?;
     }
-    frames.push(frame);
-    Chain::new(&frames)?.decode(out)
+    let dtype = frame
+        .relation()
+        .map_or(frame.dtype(), |r| r.given_dtype(frame.dtype()));
+    let given = at(
+        &frame,
+        dtype,
+        given.map(|g| g.bytes),
+        frame.relation().is_some(),
+        "given tensor",
+    )?;
+    links.push(Link::frame(&frame, base, given));
+    Chain::new(links)?.decode(out)
 }

@@ -1,18 +1,20 @@
 //! From bytes to a frame: every tile gets the mode that costs least.
 
-use super::digest::{Extent, SubtreeHash, hash_group, merge};
-use super::header::{Header, slices_of};
-use super::tables::{FrameTables, FreshTables, MaskTables, SparseTables, TokenTables};
+use super::counts::{Reads, TileCounts, count_tile};
+use super::digest::SubtreeHash;
+use super::header::slices_of;
+use super::tables::{ChangeTables, FrameTables, FreshTables, SparseTables, TokenTables};
+use super::write::{Parts, write_frame};
 use crate::classes::Classes;
-use crate::constants::{BLOCK_LOG2, MAX_CLASSES, MAX_SYMBOLS, MAX_TENSOR_ELEMS};
-use crate::cost;
+use crate::constants::{MAX_CLASSES, MAX_LANES_LOG2, MAX_TENSOR_ELEMS, TILE_LOG2};
+use crate::cost::COST_SHIFT;
 use crate::dtype::{Dtype, Layout};
 use crate::error::{CodecError, Result};
 use crate::id::TensorId;
-use crate::ordinal::{Word, exponent, residual};
-use crate::tile::{self, EncodeContext, Entries, Mode, fresh};
+use crate::ordinal::{Word, exponent};
+use crate::tile::blocks::Cut;
+use crate::tile::{self, Against, Cuts, EncodeContext, Entries, Mode, Relation, fresh, virtual_base};
 use crate::token::TokenShape;
-use crate::wire::Writer;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -36,6 +38,17 @@ pub struct Base<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Another tensor that the decoder will have at hand, and what it says about this one.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// What it says.
+    pub relation: Relation,
+    /// Identity of the whole given tensor.
+    pub id: TensorId,
+    /// The same slice of it: as many elements, of [`Relation::given_dtype`].
+    pub bytes: &'a [u8],
+}
+
 /// A frame and what was learned while making it.
 #[derive(Debug, Clone)]
 pub struct EncodedFrame {
@@ -45,6 +58,8 @@ pub struct EncodedFrame {
     pub hash: SubtreeHash,
     /// Whether the frame reads the base; if not, it is an anchor.
     pub uses_base: bool,
+    /// Whether the frame reads the given tensor.
+    pub uses_given: bool,
     /// Elements that differ from the base (from zero, without one).
     pub changed_elems: u64,
     /// Largest distance from the base, in ulps.
@@ -53,17 +68,67 @@ pub struct EncodedFrame {
 
 /// Encodes one slice of a tensor.
 ///
-/// Law: decoding the frame with the same base gives `bytes` back, byte for byte, for every dtype and any base; the same
-/// input gives the same frame on every machine and thread count.
+/// Law: decoding the frame with the same base and given tensor gives `bytes` back, byte for byte, for every dtype and any
+/// base; the same input gives the same frame on every machine and thread count.
 ///
 /// * `bytes`: the slice, little-endian, C order.
 /// * `base`: a tensor of the same dtype and element count, or `None` for an anchor.
+/// * `given`: a tensor that is decoded before this one, if one tells something about it.
+///
+/// # Errors
+/// `Invalid` if lengths or dtypes do not fit: a bug in the caller.
+///
+/// Cost: three passes over the slice; scratch of about its size.
+pub fn encode_frame(
+    slice: Slice,
+    bytes: &[u8],
+    base: Option<Base<'_>>,
+    given: Option<Given<'_>>,
+) -> Result<EncodedFrame> {
+    let elems = check(slice, bytes, base.map(|b| b.bytes), given)?;
+    Ok(match slice.dtype.word_bytes() {
+        1 => Encoder::<u8>::new(slice, elems, bytes, base, given).encode(),
+        2 => Encoder::<u16>::new(slice, elems, bytes, base, given).encode(),
+        4 => Encoder::<u32>::new(slice, elems, bytes, base, given).encode(),
+        _ => Encoder::<u64>::new(slice, elems, bytes, base, given).encode(),
+    })
+}
+
+/// Estimates the bytes of the frame that [`encode_frame`] would make, from a sample of the slice.
+///
+/// * `base`: as long as `bytes`; only its sampled tiles are read ([`sampled_tiles`]).
+///
+/// Comparable between bases of one slice; blind to table and header costs.
 ///
 /// # Errors
 /// `Invalid` if lengths do not fit: a bug in the caller.
 ///
-/// Cost: three passes over the slice; scratch of about its size.
-pub fn encode_frame(slice: Slice, bytes: &[u8], base: Option<Base<'_>>) -> Result<EncodedFrame> {
+/// Cost: one pass over at most [`SAMPLED_TILES`] tiles.
+pub fn estimate_bytes(slice: Slice, bytes: &[u8], base: Option<&[u8]>) -> Result<u64> {
+    let elems = check(slice, bytes, base, None)?;
+    let base = base.map(|bytes| Base {
+        id: TensorId::from_bytes([0; 32]),
+        bytes,
+    });
+    Ok(match slice.dtype.word_bytes() {
+        1 => Encoder::<u8>::new(slice, elems, bytes, base, None).estimate(),
+        2 => Encoder::<u16>::new(slice, elems, bytes, base, None).estimate(),
+        4 => Encoder::<u32>::new(slice, elems, bytes, base, None).estimate(),
+        _ => Encoder::<u64>::new(slice, elems, bytes, base, None).estimate(),
+    })
+}
+
+/// Most tiles that [`estimate_bytes`] looks at.
+pub const SAMPLED_TILES: usize = 4;
+
+/// The tiles of a slice of `tiles` tiles that [`estimate_bytes`] looks at: evenly spread, in order.
+pub fn sampled_tiles(tiles: usize) -> impl Iterator<Item = usize> {
+    let count = tiles.min(SAMPLED_TILES);
+    (0..count).map(move |i| (2 * i + 1) * tiles / (2 * count))
+}
+
+/// Checks that the parts fit; the elements of the slice.
+fn check(slice: Slice, bytes: &[u8], base: Option<&[u8]>, given: Option<Given<'_>>) -> Result<Range<u64>> {
     let invalid = |detail: String| CodecError::Invalid { detail };
     if slice.total_elems > MAX_TENSOR_ELEMS {
         return Err(invalid(format!("a tensor of {} elements", slice.total_elems)));
@@ -74,59 +139,44 @@ pub fn encode_frame(slice: Slice, bytes: &[u8], base: Option<Base<'_>>) -> Resul
         .nth(slice.index)
         .ok_or_else(|| invalid(format!("slice {} of {count}", slice.index)))?;
     let len_bytes = (elems.end - elems.start) * slice.dtype.word_bytes() as u64;
-    if bytes.len() as u64 != len_bytes || base.is_some_and(|b| b.bytes.len() != bytes.len()) {
+    if bytes.len() as u64 != len_bytes || base.is_some_and(|b| b.len() != bytes.len()) {
         return Err(invalid(format!(
             "slice of {len_bytes} bytes, input of {}, base of {:?}",
             bytes.len(),
-            base.map(|b| b.bytes.len())
+            base.map(<[u8]>::len)
         )));
     }
-    Ok(match slice.dtype.word_bytes() {
-        1 => Encoder::<u8>::new(slice, elems, bytes, base).encode(),
-        2 => Encoder::<u16>::new(slice, elems, bytes, base).encode(),
-        4 => Encoder::<u32>::new(slice, elems, bytes, base).encode(),
-        _ => Encoder::<u64>::new(slice, elems, bytes, base).encode(),
-    })
+    if let Some(given) = given {
+        let (relation, dtype) = (given.relation, slice.dtype);
+        let given_bytes = (elems.end - elems.start) * relation.given_dtype(dtype).word_bytes() as u64;
+        if !relation.fits(dtype) || given.bytes.len() as u64 != given_bytes {
+            return Err(invalid(format!(
+                "{} given {} bytes as {}",
+                dtype.name(),
+                given.bytes.len(),
+                relation.name()
+            )));
+        }
+    }
+    Ok(elems)
 }
 
 /// Frames of at most this many tiles try each mode alone: there, tables weigh as much as payload.
 const SMALL_TILES: usize = 2;
 
-/// What one tile would need, counted once.
-struct TileCounts {
-    same: bool,
-    /// Elements and changed elements by class.
-    elems: [u32; MAX_CLASSES],
-    changed: [u32; MAX_CLASSES],
-    /// Magnitude symbols by class; symbol 0 (unchanged) included.
-    magnitudes: Vec<Vec<u32>>,
-    /// Signs and low bits of the magnitudes.
-    delta_raw_bits: u64,
-    fresh: Vec<u32>,
-    fresh_raw_bits: u64,
-    max_ulp: u64,
+/// Bytes of one tile, of its base, and of what is given.
+struct Tile<'t> {
+    new: &'t [u8],
+    base: Option<&'t [u8]>,
+    given: Option<&'t [u8]>,
 }
 
-impl TileCounts {
-    fn changed_elems(&self) -> u64 {
-        self.changed.iter().map(|&c| u64::from(c)).sum()
-    }
-
-    fn delta_cost(&self) -> u64 {
-        self.magnitudes.iter().map(|h| cost::entropy(h)).sum::<u64>() + cost::bits(self.delta_raw_bits)
-    }
-
-    fn fresh_cost(&self) -> u64 {
-        cost::entropy(&self.fresh) + cost::bits(self.fresh_raw_bits)
-    }
-}
-
-struct Encoder<'a, W> {
+pub(super) struct Encoder<'a, W> {
     slice: Slice,
     elems: Range<u64>,
     bytes: &'a [u8],
     base: Option<Base<'a>>,
-    zeros: Vec<u8>,
+    given: Option<Given<'a>>,
     layout: Layout,
     magnitude_shape: TokenShape,
     fresh_shape: TokenShape,
@@ -136,23 +186,32 @@ struct Encoder<'a, W> {
 /// A way to encode the slice: the modes that tiles may choose from.
 type Plan<'p> = &'p [Mode];
 
+/// What all tiles are counted and coded with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origins {
+    pub(super) classes: Classes,
+    pub(super) fresh: u32,
+    pub(super) scale: Option<Classes>,
+}
+
 impl<'a, W: Word> Encoder<'a, W> {
-    fn new(slice: Slice, elems: Range<u64>, bytes: &'a [u8], base: Option<Base<'a>>) -> Self {
+    fn new(
+        slice: Slice,
+        elems: Range<u64>,
+        bytes: &'a [u8],
+        base: Option<Base<'a>>,
+        given: Option<Given<'a>>,
+    ) -> Self {
         let layout = slice.dtype.layout();
-        let magnitude_shape = TokenShape::for_magnitudes(W::BITS);
+        let relation = given.map(|g| g.relation);
+        let magnitude_shape = TokenShape::for_magnitudes(Relation::magnitude_width(relation, W::BITS));
         Self {
             slice,
             elems,
             bytes,
-            base,
-            zeros: vec![
-                0;
-                if base.is_none() {
-                    bytes.len().min(slice.dtype.tile_bytes())
-                } else {
-                    0
-                }
-            ],
+            // What is a cast of the given tensor needs nothing else.
+            base: base.filter(|_| relation != Some(Relation::Cast)),
+            given,
             layout,
             magnitude_shape,
             fresh_shape: fresh::shape(layout, W::BITS).unwrap_or(magnitude_shape),
@@ -160,31 +219,75 @@ impl<'a, W: Word> Encoder<'a, W> {
         }
     }
 
+    fn relation(&self) -> Option<Relation> {
+        self.given.map(|g| g.relation)
+    }
+
     fn tiles(&self) -> usize {
         self.bytes.len().div_ceil(self.slice.dtype.tile_bytes())
     }
 
-    fn tile(&self, index: usize) -> (&[u8], &[u8]) {
-        let tile_bytes = self.slice.dtype.tile_bytes();
-        let range = index * tile_bytes..self.bytes.len().min((index + 1) * tile_bytes);
-        let new = &self.bytes[range.clone()];
-        let base = match self.base {
-            Some(base) => &base.bytes[range],
-            None => &self.zeros[..new.len()],
+    fn tile(&self, index: usize) -> Tile<'_> {
+        let range = |bytes: &'a [u8], dtype: Dtype| {
+            let tile_bytes = dtype.tile_bytes();
+            &bytes[index * tile_bytes..bytes.len().min((index + 1) * tile_bytes)]
         };
-        (new, base)
+        Tile {
+            new: range(self.bytes, self.slice.dtype),
+            base: self.base.map(|b| range(b.bytes, self.slice.dtype)),
+            given: self
+                .given
+                .map(|g| range(g.bytes, g.relation.given_dtype(self.slice.dtype))),
+        }
+    }
+
+    /// Calls `with` with what tile `index` is coded against, made in `scratch` if need be.
+    fn against<R>(&self, tile: &Tile<'_>, scratch: &mut Vec<u8>, with: impl FnOnce(Against<'_>) -> R) -> R {
+        match (self.relation(), tile.given, tile.base) {
+            (Some(relation @ (Relation::Rounded | Relation::Cast)), Some(given), base) => {
+                scratch.resize(tile.new.len(), 0);
+                virtual_base(relation, base, given, self.layout, scratch);
+                with(Against::related(Some(relation), scratch, given, self.layout))
+            }
+            (_, _, Some(base)) => with(Against::plain(base, self.layout)),
+            (_, _, None) => {
+                scratch.clear();
+                scratch.resize(tile.new.len(), 0);
+                with(Against::plain(scratch, self.layout))
+            }
+        }
+    }
+
+    /// The given tile, where it tells FRESH the scale.
+    fn scale<'t>(&self, tile: &Tile<'t>) -> Option<&'t [u8]> {
+        tile.given.filter(|_| self.relation() == Some(Relation::Scale))
+    }
+
+    fn origins(&self) -> Origins {
+        let classes = match (self.relation(), self.given, self.base) {
+            (Some(Relation::Rounded), Some(given), None) => fit_classes::<u16>(given.bytes, Dtype::BF16),
+            (Some(Relation::Cast), Some(given), _) => fit_classes::<u32>(given.bytes, Dtype::F32),
+            (_, _, Some(base)) => fit_classes::<W>(base.bytes, self.slice.dtype),
+            _ => Classes { origin: 0 },
+        };
+        Origins {
+            classes,
+            fresh: fit_classes::<W>(self.bytes, self.slice.dtype).origin,
+            scale: self
+                .given
+                .filter(|g| g.relation == Relation::Scale)
+                .map(|g| fit_classes::<W>(g.bytes, self.slice.dtype)),
+        }
     }
 
     fn encode(&self) -> EncodedFrame {
-        let classes = self
-            .base
-            .map_or(Classes { origin: 0 }, |b| self.fit_classes(b.bytes));
-        let fresh_origin = self.fit_classes(self.bytes).origin;
+        let origins = self.origins();
         let counts: Vec<TileCounts> = (0..self.tiles())
             .into_par_iter()
-            .map(|i| self.count_tile(i, classes, fresh_origin))
+            .map_init(Vec::new, |scratch, i| self.count(i, origins, scratch))
             .collect();
-        let plans: &[Plan<'_>] = match (self.tiles() <= SMALL_TILES, self.base.is_some()) {
+        let against_something = self.base.is_some() || self.given.is_some();
+        let plans: &[Plan<'_>] = match (self.tiles() <= SMALL_TILES, against_something) {
             (true, true) => &[
                 &[Mode::Same, Mode::Sparse],
                 &[Mode::Same, Mode::Dense],
@@ -199,75 +302,65 @@ impl<'a, W: Word> Encoder<'a, W> {
             (false, true) => &[&[Mode::Same, Mode::Sparse, Mode::Dense, Mode::Fresh]],
             (false, false) => &[&[Mode::Same, Mode::Sparse, Mode::Fresh]],
         };
-        let frames = plans
-            .iter()
-            .map(|plan| self.assemble(plan, &counts, classes, fresh_origin));
-        let (bytes, hash, uses_base) = frames
+        let frames = plans.iter().map(|plan| self.assemble(plan, &counts, origins));
+        let (bytes, hash, reads) = frames
             .min_by_key(|(bytes, ..)| bytes.len())
-            .unwrap_or_else(|| self.assemble(&[], &[], classes, 0));
+            .unwrap_or_else(|| self.assemble(&[], &[], origins));
         EncodedFrame {
             bytes,
             hash,
-            uses_base,
-            changed_elems: counts.iter().map(TileCounts::changed_elems).sum(),
+            uses_base: reads.base,
+            uses_given: reads.given,
+            changed_elems: counts.iter().map(|c| c.differing).sum(),
             max_ulp: counts.iter().map(|c| c.max_ulp).max().unwrap_or(0),
         }
     }
 
-    fn fit_classes(&self, bytes: &[u8]) -> Classes {
-        const EXPONENTS: usize = 1 << 11;
-        let count = |part: &[u8]| {
-            let mut counts = vec![0u64; EXPONENTS];
-            (0..part.len() / W::BYTES)
-                .for_each(|i| counts[exponent(W::load(part, i), self.layout) as usize] += 1);
-            counts
-        };
-        let counts = bytes.par_chunks(self.slice.dtype.tile_bytes()).map(count).reduce(
-            || vec![0; EXPONENTS],
-            |mut a, b| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                a
-            },
-        );
-        Classes::fit(&counts)
+    fn estimate(&self) -> u64 {
+        let origins = self.origins();
+        let tiles = self.tiles();
+        let sample: Vec<usize> = sampled_tiles(tiles).collect();
+        let bits: u64 = sample
+            .par_iter()
+            .map_init(Vec::new, |scratch, &i| {
+                let counts = self.count(i, origins, scratch);
+                if counts.same {
+                    0
+                } else {
+                    counts.delta_cost().min(counts.fresh_cost())
+                }
+            })
+            .sum();
+        (bits >> COST_SHIFT) * tiles as u64 / (8 * sample.len().max(1) as u64)
     }
 
-    fn count_tile(&self, index: usize, classes: Classes, fresh_origin: u32) -> TileCounts {
-        let (new, base) = self.tile(index);
-        let same = new == base;
-        let mut counts = TileCounts {
-            same,
-            elems: [0; MAX_CLASSES],
-            changed: [0; MAX_CLASSES],
-            magnitudes: Vec::new(),
-            delta_raw_bits: 0,
-            fresh: Vec::new(),
-            fresh_raw_bits: 0,
-            max_ulp: 0,
-        };
-        if same {
-            return counts;
-        }
-        counts.magnitudes = vec![vec![0; self.magnitude_shape.symbols()]; MAX_CLASSES];
-        counts.fresh = vec![0; MAX_SYMBOLS];
-        for i in 0..new.len() / W::BYTES {
-            let (word, base) = (W::load(new, i), W::load(base, i));
-            let class = classes.of(base, self.layout);
-            let magnitude = residual(word, base, self.layout).magnitude;
-            let token = self.magnitude_shape.split(magnitude);
-            counts.elems[class] += 1;
-            counts.magnitudes[class][token.symbol as usize] += 1;
-            if magnitude != 0 {
-                counts.changed[class] += 1;
-                counts.delta_raw_bits += 1 + u64::from(token.raw_bits);
-                counts.max_ulp = counts.max_ulp.max(magnitude);
-            }
-            let (number, _, raw_bits) = fresh::split(word, fresh_origin, self.layout);
-            let token = self.fresh_shape.split(number);
-            counts.fresh[token.symbol as usize] += 1;
-            counts.fresh_raw_bits += u64::from(raw_bits + token.raw_bits);
-        }
-        counts
+    fn count(&self, index: usize, origins: Origins, scratch: &mut Vec<u8>) -> TileCounts {
+        let tile = self.tile(index);
+        let relation = self.relation();
+        let scale = self.scale(&tile);
+        self.against(&tile, scratch, |against| {
+            let same_as = if relation == Some(Relation::Cast) {
+                Some(against.base)
+            } else {
+                tile.base
+            };
+            let same = match same_as {
+                Some(base) => tile.new == base,
+                None => tile.new.iter().all(|&b| b == 0),
+            };
+            // A master's distance from its base is not the place in its cell.
+            let distant = tile.base.filter(|_| relation == Some(Relation::Rounded));
+            count_tile::<W>(
+                tile.new,
+                against,
+                distant,
+                scale,
+                same,
+                origins,
+                self.layout,
+                (self.magnitude_shape, self.fresh_shape),
+            )
+        })
     }
 
     /// Builds tables for the modes of `plan`, lets every tile choose, and writes the frame.
@@ -275,30 +368,36 @@ impl<'a, W: Word> Encoder<'a, W> {
         &self,
         plan: Plan<'_>,
         counts: &[TileCounts],
-        classes: Classes,
-        fresh_origin: u32,
-    ) -> (Vec<u8>, SubtreeHash, bool) {
-        let candidates: Vec<Vec<Mode>> = counts.iter().map(|c| candidates(c, plan)).collect();
-        let mut tables = self.fit_tables(&candidates, counts, classes, fresh_origin);
+        origins: Origins,
+    ) -> (Vec<u8>, SubtreeHash, Reads) {
+        let candidates: Vec<Vec<Mode>> = counts.iter().map(|c| c.candidates(plan)).collect();
+        let mut tables = self.fit_tables(&candidates, counts, origins);
         let entries = Entries::encoding(&tables);
+        let cuts = self.fit_cuts(&candidates, counts);
         let cx = EncodeContext {
             layout: self.layout,
-            block_elems: 1 << BLOCK_LOG2,
+            cuts,
             tables: &tables,
             entries: &entries,
         };
         let tiles: Vec<(Mode, Vec<u8>)> = candidates
             .par_iter()
             .enumerate()
-            .map(|(i, modes)| {
-                let (new, base) = self.tile(i);
-                let bodies = modes
-                    .iter()
-                    .filter_map(|&m| tile::encode::<W>(m, new, base, cx).map(|b| (m, b)));
-                bodies
-                    .filter(|(_, body)| body.len() < new.len())
-                    .min_by_key(|(_, body)| body.len())
-                    .unwrap_or_else(|| (Mode::Raw, new.to_vec()))
+            .map_init(Vec::new, |scratch, (i, modes)| {
+                let tile = self.tile(i);
+                if modes.contains(&Mode::Same) {
+                    return (Mode::Same, Vec::new());
+                }
+                let scale = self.scale(&tile);
+                self.against(&tile, scratch, |against| {
+                    let bodies = modes
+                        .iter()
+                        .filter_map(|&m| tile::encode::<W>(m, tile.new, against, scale, cx).map(|b| (m, b)));
+                    bodies
+                        .filter(|(_, body)| body.len() < tile.new.len())
+                        .min_by_key(|(_, body)| body.len())
+                })
+                .unwrap_or_else(|| (Mode::Raw, tile::raw_body(tile.new)))
             })
             .collect();
         let used = |mode| tiles.iter().any(|&(m, _)| m == mode);
@@ -314,167 +413,145 @@ impl<'a, W: Word> Encoder<'a, W> {
         if tables.sparse.is_none() && tables.dense.is_none() {
             tables.classes = None;
         }
-        let base = self.base.filter(|_| tiles.iter().any(|(m, _)| m.needs_base()));
-        write_frame(
-            self.slice,
-            self.elems.clone(),
-            self.bytes,
-            base.map(|b| b.id),
+        let reads = tiles
+            .iter()
+            .map(|&(mode, _)| Reads::of(mode, self.relation(), self.base.is_some()))
+            .fold(Reads::default(), Reads::or);
+        let first_four = |id: TensorId| {
+            let mut check = [0; 4];
+            check.copy_from_slice(&id.as_bytes()[..4]);
+            check
+        };
+        let parts = Parts {
+            slice: self.slice,
+            elems: self.elems.clone(),
+            base_check: self.base.filter(|_| reads.base).map(|b| first_four(b.id)),
+            given: self
+                .given
+                .filter(|_| reads.given)
+                .map(|g| (g.relation, first_four(g.id))),
+            cuts,
             tables,
-            &tiles,
-        )
+        };
+        let (bytes, hash) = write_frame(parts, self.bytes, &tiles);
+        (bytes, hash, reads)
     }
 
-    fn fit_tables(
-        &self,
-        candidates: &[Vec<Mode>],
-        counts: &[TileCounts],
-        classes: Classes,
-        fresh_origin: u32,
-    ) -> FrameTables {
-        let of = |mode: Mode| {
-            candidates
-                .iter()
-                .zip(counts)
-                .filter(move |(c, _)| c.contains(&mode))
-                .map(|(_, t)| t)
-        };
+    fn fit_tables(&self, candidates: &[Vec<Mode>], counts: &[TileCounts], origins: Origins) -> FrameTables {
+        let of = |mode: Mode| tiles_of(mode, candidates, counts);
         let mut tables = FrameTables {
-            classes: Some(classes),
+            classes: Some(origins.classes),
             ..FrameTables::default()
         };
         let sum = |mode: Mode, skip: usize| {
             let mut total = vec![vec![0u32; self.magnitude_shape.symbols()]; MAX_CLASSES];
-            for tile in of(mode) {
-                for (total, class) in total.iter_mut().zip(&tile.magnitudes) {
-                    total
-                        .iter_mut()
-                        .zip(class)
-                        .skip(skip)
-                        .for_each(|(sum, &count)| *sum += count);
-                }
-            }
+            of(mode).for_each(|tile| add_histograms(&mut total, &tile.magnitudes, skip));
             total
         };
         tables.dense = TokenTables::fit(&sum(Mode::Dense, 0), self.magnitude_shape);
-        let sparse_tiles = of(Mode::Sparse).count();
-        if sparse_tiles > 0 {
-            let mut masks = vec![[0u32; 2]; MAX_CLASSES];
+        if of(Mode::Sparse).next().is_some() {
+            let mut changes = vec![[0u32; 2]; MAX_CLASSES];
             for tile in of(Mode::Sparse) {
-                for (mask, (&elems, &changed)) in masks.iter_mut().zip(tile.elems.iter().zip(&tile.changed)) {
-                    mask[0] += elems - changed;
-                    mask[1] += changed;
+                for (sum, (&elems, &changed)) in changes.iter_mut().zip(tile.elems.iter().zip(&tile.changed))
+                {
+                    sum[0] += elems - changed;
+                    sum[1] += changed;
                 }
             }
-            let masks = MaskTables::fit(&masks, sparse_tiles);
             let magnitudes = TokenTables::fit(&sum(Mode::Sparse, 1), self.magnitude_shape);
-            tables.sparse = Some(SparseTables { masks, magnitudes });
+            tables.sparse = Some(SparseTables {
+                changes: ChangeTables::fit(&changes),
+                magnitudes,
+            });
         }
-        let mut fresh = vec![0u32; self.fresh_shape.symbols()];
-        for tile in of(Mode::Fresh) {
-            fresh
-                .iter_mut()
-                .zip(&tile.fresh)
-                .for_each(|(sum, &count)| *sum += count);
-        }
-        tables.fresh = TokenTables::fit(&[fresh], self.fresh_shape).map(|tokens| FreshTables {
-            origin: fresh_origin,
+        let classes = if origins.scale.is_some() { MAX_CLASSES } else { 1 };
+        let mut fresh = vec![vec![0u32; self.fresh_shape.symbols()]; classes];
+        of(Mode::Fresh).for_each(|tile| add_histograms(&mut fresh, &tile.fresh, 0));
+        tables.fresh = TokenTables::fit(&fresh, self.fresh_shape).map(|tokens| FreshTables {
+            origin: origins.fresh,
+            scale: origins.scale,
             tokens,
         });
         tables
     }
-}
 
-/// The modes worth encoding for a tile: what is clearly dearer by entropy is left out.
-fn candidates(counts: &TileCounts, plan: Plan<'_>) -> Vec<Mode> {
-    if counts.same {
-        return vec![Mode::Same];
+    /// How to cut the streams: lanes and restarts that cost about one part in a hundred of what they hold.
+    fn fit_cuts(&self, candidates: &[Vec<Mode>], counts: &[TileCounts]) -> Cuts {
+        // Bits of an unused seed and a state's length; of the length alone, in half bits.
+        const LANE_BITS: u64 = 19;
+        const SEEDED_LANE_HALF_BITS: u64 = 7;
+        let mean = |mode: Mode| {
+            let costs: Vec<u64> = tiles_of(mode, candidates, counts)
+                .map(|t| t.delta_cost() >> COST_SHIFT)
+                .collect();
+            costs.iter().sum::<u64>() / costs.len().max(1) as u64
+        };
+        let tile_elems = self.tile(0).new.len() / W::BYTES;
+        let sparse_bits = mean(Mode::Sparse);
+        // A tensor that a GPU decodes in many warps keeps at least eight lanes busy in each.
+        let fewest = if self.tiles() >= 16 { 3 } else { 0 };
+        let lanes_log2 = (fewest..=MAX_LANES_LOG2)
+            .rev()
+            .find(|&l| (SEEDED_LANE_HALF_BITS * 40) << l <= sparse_bits)
+            .unwrap_or(fewest);
+        let sparse = Cut {
+            block_log2: TILE_LOG2,
+            lanes_log2,
+        };
+        let lanes_log2 = tile_elems.max(1).ilog2().saturating_sub(8).min(MAX_LANES_LOG2);
+        let dense_bits = mean(Mode::Dense);
+        let block_log2 = (14..TILE_LOG2)
+            .find(|&b| dense_bits == 0 || dense_bits >> (TILE_LOG2 - b) >= (LANE_BITS * 100) << lanes_log2)
+            .unwrap_or(TILE_LOG2);
+        Cuts {
+            sparse,
+            full: Cut {
+                block_log2,
+                lanes_log2,
+            },
+        }
     }
-    let total: u64 = counts.elems.iter().map(|&c| u64::from(c)).sum();
-    let changed = counts.changed_elems();
-    let delta = counts.delta_cost() <= counts.fresh_cost();
-    let alone = plan.len() <= 2;
-    let worth = |mode: &Mode| match mode {
-        Mode::Sparse => alone || delta && changed * 5 < total * 2,
-        Mode::Dense => alone || delta && changed * 12 > total,
-        Mode::Fresh => alone || !delta,
-        Mode::Same | Mode::Raw => false,
-    };
-    plan.iter().copied().filter(worth).collect()
 }
 
-/// Writes header, directory and bodies.
-fn write_frame(
-    slice: Slice,
-    elems: Range<u64>,
-    bytes: &[u8],
-    base: Option<TensorId>,
-    tables: FrameTables,
-    tiles: &[(Mode, Vec<u8>)],
-) -> (Vec<u8>, SubtreeHash, bool) {
-    let body_bytes: usize = tiles.iter().map(|(_, body)| body.len()).sum();
-    let len_elems = bytes.len() / slice.dtype.word_bytes();
-    // The smallest groups whose digests stay under half a percent; at most the whole slice.
-    let mut group_log2 = 0;
-    while Header::group_count(len_elems, group_log2) > (body_bytes / (200 * 32)).max(1) {
-        group_log2 += 1;
+/// The counts of the tiles that may take `mode`.
+fn tiles_of<'c>(
+    mode: Mode,
+    candidates: &'c [Vec<Mode>],
+    counts: &'c [TileCounts],
+) -> impl Iterator<Item = &'c TileCounts> {
+    candidates
+        .iter()
+        .zip(counts)
+        .filter(move |(c, _)| c.contains(&mode))
+        .map(|(_, t)| t)
+}
+
+/// Adds histograms class by class, without the first `skip` symbols.
+fn add_histograms(total: &mut [Vec<u32>], part: &[Vec<u32>], skip: usize) {
+    for (total, part) in total.iter_mut().zip(part) {
+        total
+            .iter_mut()
+            .zip(part)
+            .skip(skip)
+            .for_each(|(sum, &count)| *sum += count);
     }
-    let group_bytes = slice.dtype.tile_bytes() << group_log2;
-    let is_whole = elems.start == 0 && elems.end == slice.total_elems;
-    let offset_bytes = elems.start * slice.dtype.word_bytes() as u64;
-    let one_group = bytes.len() <= group_bytes;
-    let groups: Vec<[u8; 32]> = bytes
-        .par_chunks(group_bytes)
-        .enumerate()
-        .map(|(i, group)| {
-            let offset_bytes = offset_bytes + (i * group_bytes) as u64;
-            hash_group(
-                group,
-                Extent {
-                    offset_bytes,
-                    whole: is_whole && one_group,
-                },
-            )
-        })
-        .collect();
-    let hash = merge(&groups, is_whole);
-    let header = Header {
-        dtype: slice.dtype,
-        total_elems: slice.total_elems,
-        elems,
-        base_check: base.map(|id| {
-            let mut check = [0; 4];
-            check.copy_from_slice(&id.as_bytes()[..4]);
-            check
-        }),
-        block_log2: BLOCK_LOG2,
-        group_log2,
-        groups: if is_whole && one_group { Vec::new() } else { groups },
-        tables,
-        directory: tiles.iter().map(|(mode, body)| (*mode, body.len())).collect(),
-    };
-    let mut w = Writer::new();
-    header.write(&mut w);
-    tiles.iter().for_each(|(_, body)| w.raw(body));
-    let hash = if is_whole {
-        SubtreeHash::Whole(TensorId::from_bytes(hash))
-    } else {
-        SubtreeHash::Part(hash)
-    };
-    (w.into_bytes(), hash, base.is_some())
 }
 
-/// A frame that holds `bytes` as they are.
-pub(super) fn raw_frame(dtype: Dtype, total_elems: u64, elems: Range<u64>, bytes: &[u8]) -> Vec<u8> {
-    let index = usize::try_from(elems.start).unwrap_or(0) / dtype.slice_elems();
-    let tiles: Vec<(Mode, Vec<u8>)> = bytes
-        .chunks(dtype.tile_bytes())
-        .map(|tile| (Mode::Raw, tile.to_vec()))
-        .collect();
-    let slice = Slice {
-        dtype,
-        total_elems,
-        index,
+/// Fits classes to the exponents of a whole slice.
+fn fit_classes<W: Word>(bytes: &[u8], dtype: Dtype) -> Classes {
+    const EXPONENTS: usize = 1 << 11;
+    let layout = dtype.layout();
+    let count = |part: &[u8]| {
+        let mut counts = vec![0u64; EXPONENTS];
+        (0..part.len() / W::BYTES).for_each(|i| counts[exponent(W::load(part, i), layout) as usize] += 1);
+        counts
     };
-    write_frame(slice, elems, bytes, None, FrameTables::default(), &tiles).0
+    let counts = bytes.par_chunks(dtype.tile_bytes()).map(count).reduce(
+        || vec![0; EXPONENTS],
+        |mut a, b| {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            a
+        },
+    );
+    Classes::fit(&counts)
 }

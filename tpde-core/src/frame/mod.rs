@@ -1,12 +1,22 @@
 //! Frames: one tensor, or one slice of a large one, encoded on its own (docs/format.md §4).
 
+mod chain;
+mod counts;
 mod decode;
 mod digest;
 mod encode;
 mod header;
+mod ledger;
 pub(crate) mod tables;
+mod view;
+mod write;
 
-pub use decode::{Chain, Frame, decode_frame};
+pub use chain::{Chain, Link};
+pub use decode::{Frame, decode_frame};
 pub use digest::{SubtreeHash, merge_subtrees, slice_hash, tensor_id};
-pub use encode::{Base, EncodedFrame, Slice, encode_frame};
+pub use encode::{
+    Base, EncodedFrame, Given, SAMPLED_TILES, Slice, encode_frame, estimate_bytes, sampled_tiles,
+};
 pub use header::slices_of;
+pub use ledger::Ledger;
+pub use view::{FrameView, FreshView, SparseView, TileView, TokenView};

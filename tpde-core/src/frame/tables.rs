@@ -6,8 +6,9 @@ use crate::constants::{MAX_CLASSES, MAX_PROB_BITS, MAX_TABLE_BYTES, MIN_PROB_BIT
 use crate::cost;
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
-use crate::rans::mask_table::{log_odds_of, mask_table};
+use crate::rans::change::{best_cost, change_probability, log_odds_of};
 use crate::rans::table::{Logs, Table, logs_bits, quantise, read_logs, write_logs};
+use crate::tile::Relation;
 use crate::token::TokenShape;
 use crate::wire::{Reader, Writer};
 
@@ -16,7 +17,7 @@ use crate::wire::{Reader, Writer};
 pub(crate) struct TokenTables {
     pub(crate) shape: TokenShape,
     pub(crate) map: ClassMap,
-    prob_bits: u32,
+    pub(crate) prob_bits: u32,
     logs: Vec<Logs>,
 }
 
@@ -62,7 +63,12 @@ impl TokenTables {
 
     /// Whether the table of `class` can code `symbol`.
     pub(crate) fn has(&self, class: usize, symbol: usize) -> bool {
-        self.logs[usize::from(self.map.table_of[class])][symbol] > 0
+        self.table_has(usize::from(self.map.table_of[class]), symbol)
+    }
+
+    /// Whether table number `table` can code `symbol`.
+    pub(crate) fn table_has(&self, table: usize, symbol: usize) -> bool {
+        self.logs[table][symbol] > 0
     }
 
     /// Every table of the set.
@@ -72,11 +78,11 @@ impl TokenTables {
             .map(|logs| Table::from_logs(logs, self.prob_bits))
     }
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer, with_map: bool) {
         self.shape.write(w);
-        #[expect(clippy::cast_possible_truncation, reason = "10..=12 and 1..=16")]
-        w.u8(self.prob_bits as u8 | (self.logs.len() as u8 - 1) << 4);
-        if self.logs.len() > 1 {
+        #[expect(clippy::cast_possible_truncation, reason = "10..=12")]
+        w.u8(self.prob_bits as u8);
+        if with_map {
             self.map.write(w);
         }
         let mut bits = BitWriter::default();
@@ -84,21 +90,22 @@ impl TokenTables {
         w.raw(&bits.into_bytes());
     }
 
-    fn read(r: &mut Reader<'_>, width: u32) -> Result<Self> {
+    fn read(r: &mut Reader<'_>, width: u32, with_map: bool) -> Result<Self> {
         const WHAT: &str = "token tables";
         let shape = TokenShape::read(r, width)?;
-        let byte = r.u8(WHAT)?;
-        let (prob_bits, count) = (u32::from(byte & 15), usize::from(byte >> 4) + 1);
-        if !(MIN_PROB_BITS..=MAX_PROB_BITS).contains(&prob_bits) || count > most_tables(prob_bits) {
+        let prob_bits = u32::from(r.u8(WHAT)?);
+        if !(MIN_PROB_BITS..=MAX_PROB_BITS).contains(&prob_bits) {
+            return Err(corrupt(WHAT, format!("probabilities of {prob_bits} bits")));
+        }
+        let map = if with_map {
+            ClassMap::read(r)?
+        } else {
+            ClassMap::ONE
+        };
+        let count = map.tables();
+        if count > most_tables(prob_bits) {
             return Err(corrupt(WHAT, format!("{count} tables of {prob_bits} bits")));
         }
-        let map = if count > 1 {
-            ClassMap::read(r, count)?
-        } else {
-            ClassMap {
-                table_of: [0; MAX_CLASSES],
-            }
-        };
         let rest = r.clone().take(r.left(), WHAT)?;
         let mut bits = BitReader::new(rest);
         let logs = (0..count)
@@ -118,66 +125,57 @@ impl TokenTables {
 
 /// Log-odds of a change, chosen by class.
 #[derive(Debug, Clone)]
-pub(crate) struct MaskTables {
-    pub(crate) map: ClassMap,
-    pub(crate) log_odds: Vec<u8>,
+pub(crate) struct ChangeTables {
+    map: ClassMap,
+    log_odds: Vec<u8>,
 }
 
-impl MaskTables {
-    /// Builds the cheapest set for `(unchanged, changed)` counts a class over `tiles` tiles.
-    pub(crate) fn fit(unchanged_changed: &[[u32; 2]], tiles: usize) -> Self {
-        // A class costs its log-odds byte, and about a symbol of padding in every tile.
-        let fixed = cost::bits(8 + 2 * tiles as u64);
+impl ChangeTables {
+    /// Builds the cheapest set for `(unchanged, changed)` counts a class.
+    pub(crate) fn fit(unchanged_changed: &[[u32; 2]]) -> Self {
         let histograms: Vec<Vec<u32>> = unchanged_changed.iter().map(|c| c.to_vec()).collect();
-        let (map, merged) = merge_classes(&histograms, MAX_CLASSES, |h| cost::entropy(h) + fixed);
+        let counts = |h: &[u32]| (u64::from(h[1]), u64::from(h[0]) + u64::from(h[1]));
+        let (map, merged) = merge_classes(&histograms, MAX_CLASSES, |h| {
+            let (changed, count) = counts(h);
+            best_cost(changed, count) + cost::bits(8)
+        });
         let log_odds = merged
             .iter()
-            .map(|h| log_odds_of(h[1].into(), u64::from(h[0]) + u64::from(h[1])))
+            .map(|h| {
+                let (changed, count) = counts(h);
+                log_odds_of(changed, count)
+            })
             .collect();
         Self { map, log_odds }
     }
 
-    /// The table of every mask class; `None` where nothing changes.
-    pub(crate) fn tables(&self) -> Vec<Option<Table>> {
-        self.log_odds
-            .iter()
-            .map(|&o| (o > 0).then(|| mask_table(o)))
-            .collect()
+    /// Change probability of every class, in 1/65536.
+    pub(crate) fn probability_by_class(&self) -> [u16; MAX_CLASSES] {
+        self.map
+            .table_of
+            .map(|table| change_probability(self.log_odds[usize::from(table)]))
     }
 
     fn write(&self, w: &mut Writer) {
-        #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
-        w.u8(self.log_odds.len() as u8);
-        if self.log_odds.len() > 1 {
-            self.map.write(w);
-        }
+        self.map.write(w);
         w.raw(&self.log_odds);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self> {
-        const WHAT: &str = "mask tables";
-        let count = usize::from(r.u8(WHAT)?);
-        if !(1..=MAX_CLASSES).contains(&count) {
-            return Err(corrupt(WHAT, format!("{count} tables")));
+        const WHAT: &str = "change tables";
+        let map = ClassMap::read(r)?;
+        let log_odds = r.take(map.tables(), WHAT)?.to_vec();
+        if log_odds.contains(&0) {
+            return Err(corrupt(WHAT, "log-odds of 0"));
         }
-        let map = if count > 1 {
-            ClassMap::read(r, count)?
-        } else {
-            ClassMap {
-                table_of: [0; MAX_CLASSES],
-            }
-        };
-        Ok(Self {
-            map,
-            log_odds: r.take(count, WHAT)?.to_vec(),
-        })
+        Ok(Self { map, log_odds })
     }
 }
 
 /// What SPARSE needs.
 #[derive(Debug, Clone)]
 pub(crate) struct SparseTables {
-    pub(crate) masks: MaskTables,
+    pub(crate) changes: ChangeTables,
     /// Of the magnitudes of the elements that change; absent if none does.
     pub(crate) magnitudes: Option<TokenTables>,
 }
@@ -187,6 +185,8 @@ pub(crate) struct SparseTables {
 pub(crate) struct FreshTables {
     /// Exponents count downwards from here.
     pub(crate) origin: u32,
+    /// Classes of the given tensor's words, which choose the table; without, there is one.
+    pub(crate) scale: Option<Classes>,
     pub(crate) tokens: TokenTables,
 }
 
@@ -224,22 +224,30 @@ impl FrameTables {
             w.varint(classes.origin.into());
         }
         if let Some(sparse) = &self.sparse {
-            sparse.masks.write(w);
+            sparse.changes.write(w);
         }
         if let Some(magnitudes) = magnitudes {
-            magnitudes.write(w);
+            magnitudes.write(w, true);
         }
         if let Some(dense) = &self.dense {
-            dense.write(w);
+            dense.write(w, true);
         }
         if let Some(fresh) = &self.fresh {
             w.varint(fresh.origin.into());
-            fresh.tokens.write(w);
+            if let Some(scale) = fresh.scale {
+                w.varint(scale.origin.into());
+            }
+            fresh.tokens.write(w, fresh.scale.is_some());
         }
     }
 
     /// Reads the tables of a frame of elements of `width` bits.
-    pub(crate) fn read(r: &mut Reader<'_>, layout: Layout, width: u32) -> Result<Self> {
+    pub(crate) fn read(
+        r: &mut Reader<'_>,
+        layout: Layout,
+        width: u32,
+        relation: Option<Relation>,
+    ) -> Result<Self> {
         const WHAT: &str = "frame tables";
         const MAX_EXPONENT: usize = 1 << 11;
         let flags = r.u8(WHAT)?;
@@ -247,25 +255,33 @@ impl FrameTables {
             return Err(corrupt(WHAT, format!("flags {flags:#04x}")));
         }
         let mut tables = Self::default();
+        let magnitude_width = Relation::magnitude_width(relation, width);
         #[expect(clippy::cast_possible_truncation, reason = "at most 2^11")]
         let origin = |r: &mut Reader<'_>| r.size(MAX_EXPONENT, "exponent origin").map(|o| o as u32);
         if flags & (HAS_SPARSE | HAS_DENSE) != 0 {
             tables.classes = Some(Classes { origin: origin(r)? });
         }
         if flags & HAS_SPARSE != 0 {
-            let masks = MaskTables::read(r)?;
+            let changes = ChangeTables::read(r)?;
             let has_magnitudes = flags & HAS_MAGNITUDES != 0;
-            let magnitudes = has_magnitudes.then(|| TokenTables::read(r, width)).transpose()?;
-            tables.sparse = Some(SparseTables { masks, magnitudes });
+            let magnitudes = has_magnitudes
+                .then(|| TokenTables::read(r, magnitude_width, true))
+                .transpose()?;
+            tables.sparse = Some(SparseTables { changes, magnitudes });
         }
         if flags & HAS_DENSE != 0 {
-            tables.dense = Some(TokenTables::read(r, width)?);
+            tables.dense = Some(TokenTables::read(r, magnitude_width, true)?);
         }
         if flags & HAS_FRESH != 0 {
-            let origin = origin(r)?;
+            let fresh_origin = origin(r)?;
+            let scale = match relation {
+                Some(Relation::Scale) => Some(Classes { origin: origin(r)? }),
+                _ => None,
+            };
             tables.fresh = Some(FreshTables {
-                origin,
-                tokens: TokenTables::read(r, fresh_width(layout, width))?,
+                origin: fresh_origin,
+                scale,
+                tokens: TokenTables::read(r, fresh_width(layout, width), scale.is_some())?,
             });
         }
         Ok(tables)

@@ -87,6 +87,11 @@ impl Table {
         self.freqs.get(symbol).is_some_and(|&f| f > 0)
     }
 
+    /// Frequency of every symbol.
+    pub(crate) fn frequencies(&self) -> &[u16] {
+        &self.freqs
+    }
+
     /// What coding `counts` with this table costs; `None` if a symbol that occurs is absent.
     pub(crate) fn cost(&self, counts: &[u32]) -> Option<u64> {
         let mut cost = 0;

@@ -1,64 +1,80 @@
 //! DENSE: the distance of every element from its base.
 //!
-//! The magnitude of the residual (in ulps) is a token, coded with the table of the base's class; the sign of a residual
-//! that is not zero and the token's low bits follow raw, in element order.
+//! The magnitude of the residual (in ulps) is a token, coded with the table of the base's class; a residual that is not zero
+//! carries its sign, and the token's low bits follow in the same lane.
 
-use super::{DecodeContext, EncodeContext, Mode, blocks, no_tables};
-use crate::error::{Result, corrupt};
-use crate::ordinal::{Residual, Word, apply, residual};
+use super::blocks::{self, rounds};
+use super::{Against, DecodeContext, EncodeContext, Mode, no_tables};
+use crate::bits::BitWriter;
+use crate::constants::MAX_LANES;
+use crate::error::Result;
+use crate::meter::{Kind, Meter};
+use crate::ordinal::{Residual, Word};
+use crate::rans::stream::{StreamReader, StreamWriter};
 
-/// Encodes a tile; `None` without tables or where a symbol is missing from them.
-pub(crate) fn encode<W: Word>(new: &[u8], base: &[u8], cx: EncodeContext<'_>) -> Option<Vec<u8>> {
+/// Encodes a tile; `None` without tables, where a symbol is missing from them, or outside a cell.
+pub(crate) fn encode<W: Word>(new: &[u8], against: Against<'_>, cx: EncodeContext<'_>) -> Option<Vec<u8>> {
     let set = cx.tables.dense.as_ref()?;
     let classes = cx.tables.classes?;
-    blocks::encode(new.len() / W::BYTES, cx.block_elems, |range, stream| {
-        for i in range {
-            let base = W::load(base, i);
-            let class = classes.of(base, cx.layout);
-            let Residual { magnitude, sign } = residual(W::load(new, i), base, cx.layout);
-            let token = set.shape.split(magnitude);
-            if !set.has(class, token.symbol as usize) {
-                return None;
+    let cut = cx.cuts.full;
+    blocks::encode(new.len() / W::BYTES, cut, |range, w| {
+        let mut stream = StreamWriter::new(cut.lanes());
+        for round in rounds(range.len(), cut.lanes(), W::BYTES) {
+            for lane in 0..round.count {
+                let i = range.start + round.elem(lane);
+                let class = classes.of(W::load(against.base, i), cx.layout);
+                let Residual { magnitude, sign } = against.residual(i, W::load(new, i))?;
+                let token = set.shape.split(magnitude);
+                let table = usize::from(set.map.table_of[class]);
+                if !set.has(class, token.symbol as usize) {
+                    return None;
+                }
+                let entry = cx.entries.dense[table][token.symbol as usize];
+                stream.token(lane, entry, token, (magnitude != 0).then_some(sign));
             }
-            stream.symbol(cx.entries.dense[usize::from(set.map.table_of[class])][token.symbol as usize]);
-            if magnitude != 0 {
-                stream.raw(sign, 1);
-                stream.raw(token.raw, token.raw_bits);
-            }
+            stream.end_round();
         }
+        stream.finish(BitWriter::default(), w);
         Some(())
     })
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(body: &[u8], base: &[u8], out: &mut [u8], cx: DecodeContext<'_>) -> Result<()> {
+pub(crate) fn decode<W: Word>(
+    body: &[u8],
+    against: Against<'_>,
+    out: &mut [u8],
+    cx: DecodeContext<'_>,
+    meter: &mut impl Meter,
+) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.dense, cx.tables.classes) else {
         return Err(no_tables(Mode::Dense));
     };
-    blocks::decode(
-        body,
-        base.len() / W::BYTES,
-        cx.block_elems,
-        |i| {
-            let class = classes.of(W::load(base, i), cx.layout);
-            &cx.entries.dense[usize::from(set.map.table_of[class])]
-        },
-        |i, symbol, bits| {
-            let mut word = W::load(base, i);
-            if symbol != 0 {
-                let sign = bits.get(1);
-                let low = bits.get(set.shape.raw_bits(symbol.into()));
-                let magnitude = set.shape.join(symbol.into(), low);
-                if magnitude > 1 << (W::BITS - 1) {
-                    return Err(corrupt(
-                        "residual",
-                        format!("{magnitude} ulps in {} bits", W::BITS),
-                    ));
-                }
-                word = apply(word, Residual { magnitude, sign }, cx.layout);
+    let cut = cx.cuts.full;
+    for (range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
+        let mut stream = StreamReader::new(&body[bytes], 0, cut.lanes())?;
+        let mut numbers = [(0, 0); MAX_LANES];
+        for round in rounds(range.len(), cut.lanes(), W::BYTES) {
+            let numbers = &mut numbers[..round.count];
+            let table_of = |lane: usize| {
+                let class = classes.of(W::load(against.base, range.start + round.elem(lane)), cx.layout);
+                cx.entries.dense[usize::from(set.map.table_of[class])].as_slice()
+            };
+            stream.tokens(
+                set.shape,
+                table_of,
+                |_, symbol| symbol != 0,
+                numbers,
+                Kind::Magnitudes,
+                meter,
+            );
+            for (lane, &mut (magnitude, sign)) in numbers.iter_mut().enumerate() {
+                let i = range.start + round.elem(lane);
+                against.apply::<W>(i, Residual { magnitude, sign })?.store(out, i);
             }
-            word.store(out, i);
-            Ok(())
-        },
-    )
+        }
+        let seeds = stream.finish()?;
+        seeds.end(seeds.reader())?;
+    }
+    Ok(())
 }

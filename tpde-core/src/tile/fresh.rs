@@ -1,13 +1,21 @@
 //! FRESH: every element on its own, without a base.
 //!
-//! Floats: the exponent, counted downwards from the frame's origin, is a token; sign and mantissa follow raw and aligned.
-//! Integers: the value is the token (signed ones zigzagged), its low bits follow raw.
+//! Floats: the exponent, counted downwards from the frame's origin, is a token; sign and mantissa lie raw and aligned behind
+//! the stream, the last of them in its seeds. Integers: the value is the token (signed ones zigzagged).
 
-use super::{DecodeContext, EncodeContext, Mode, blocks, no_tables};
+use super::blocks::{self, rounds};
+use super::{DecodeContext, EncodeContext, Mode, no_tables};
+use crate::bits::{BitReader, BitWriter};
+use crate::constants::{MAX_LANES, SEED_BITS};
 use crate::dtype::Layout;
 use crate::error::Result;
+use crate::frame::tables::FreshTables;
+use crate::meter::{Kind, Meter};
 use crate::ordinal::Word;
+use crate::rans::stream::{StreamReader, StreamWriter};
 use crate::token::TokenShape;
+
+const WHAT: &str = "FRESH block";
 
 /// The shape that this encoder uses.
 pub(crate) fn shape(layout: Layout, width: u32) -> Option<TokenShape> {
@@ -41,18 +49,32 @@ pub(crate) fn split<W: Word>(word: W, origin: u32, layout: Layout) -> (u64, u64,
     }
 }
 
-/// Inverse of [`split`].
+/// Puts the raw bits of [`split`] into a word that has its exponent.
 #[inline(always)]
-fn join<W: Word>(number: u64, raw: u64, origin: u32, layout: Layout) -> W {
+fn with_mantissa<W: Word>(word: W, raw: u64, layout: Layout) -> W {
+    match layout {
+        Layout::Float {
+            exponent_bits,
+            mantissa_bits,
+        } => {
+            let mantissa = raw & ((1 << mantissa_bits) - 1);
+            let sign = raw >> mantissa_bits;
+            W::narrow(word.widen() | mantissa | sign << (exponent_bits + mantissa_bits))
+        }
+        Layout::Signed | Layout::Unsigned => word,
+    }
+}
+
+/// The word of a number of [`split`], its raw bits still zero.
+#[inline(always)]
+fn join<W: Word>(number: u64, origin: u32, layout: Layout) -> W {
     match layout {
         Layout::Float {
             exponent_bits,
             mantissa_bits,
         } => {
             let exponent = u64::from(origin).wrapping_sub(number) & ((1 << exponent_bits) - 1);
-            let mantissa = raw & ((1 << mantissa_bits) - 1);
-            let sign = raw >> mantissa_bits;
-            W::narrow(mantissa | exponent << mantissa_bits | sign << (exponent_bits + mantissa_bits))
+            W::narrow(exponent << mantissa_bits)
         }
         Layout::Signed => {
             let mask = (number & 1).wrapping_neg();
@@ -62,44 +84,117 @@ fn join<W: Word>(number: u64, raw: u64, origin: u32, layout: Layout) -> W {
     }
 }
 
-/// Encodes a tile; `None` without tables or where a symbol is missing from them.
-pub(crate) fn encode<W: Word>(new: &[u8], cx: EncodeContext<'_>) -> Option<Vec<u8>> {
-    let set = cx.tables.fresh.as_ref()?;
-    let entries = cx.entries.fresh.first()?;
-    blocks::encode(new.len() / W::BYTES, cx.block_elems, |range, stream| {
-        for i in range {
-            let (number, raw, raw_bits) = split(W::load(new, i), set.origin, cx.layout);
-            let token = set.tokens.shape.split(number);
-            if !set.tokens.has(0, token.symbol as usize) {
-                return None;
-            }
-            stream.symbol(entries[token.symbol as usize]);
-            stream.raw(token.raw, token.raw_bits);
-            stream.raw(raw, raw_bits);
+/// The class of the given word that tells element `i` its table, and 0 where none is given.
+#[inline(always)]
+fn table_of<W: Word>(set: &FreshTables, given: Option<&[u8]>, i: usize, layout: Layout) -> usize {
+    match (set.scale, given) {
+        (Some(scale), Some(given)) => {
+            usize::from(set.tokens.map.table_of[scale.of(W::load(given, i), layout)])
         }
+        _ => 0,
+    }
+}
+
+/// Bits of an element that no model helps with.
+fn mantissa_bits(layout: Layout) -> u32 {
+    match layout {
+        Layout::Float { mantissa_bits, .. } => mantissa_bits + 1,
+        Layout::Signed | Layout::Unsigned => 0,
+    }
+}
+
+/// Raw bits of a block that lie in bytes of their own; the rest are seeds.
+fn bits_in_bytes(elems: usize, lanes: usize, layout: Layout) -> usize {
+    (elems * mantissa_bits(layout) as usize).saturating_sub(lanes * SEED_BITS as usize)
+}
+
+/// Encodes a tile; `None` without tables or where a symbol is missing from them.
+///
+/// * `given`: the tile that tells the scale, with [`Relation::Scale`](super::Relation::Scale).
+pub(crate) fn encode<W: Word>(new: &[u8], given: Option<&[u8]>, cx: EncodeContext<'_>) -> Option<Vec<u8>> {
+    let set = cx.tables.fresh.as_ref()?;
+    let cut = cx.cuts.full;
+    blocks::encode(new.len() / W::BYTES, cut, |range, w| {
+        let mut stream = StreamWriter::new(cut.lanes());
+        for round in rounds(range.len(), cut.lanes(), W::BYTES) {
+            for lane in 0..round.count {
+                let i = range.start + round.elem(lane);
+                let (number, ..) = split(W::load(new, i), set.origin, cx.layout);
+                let token = set.tokens.shape.split(number);
+                let table = table_of::<W>(set, given, i, cx.layout);
+                if !set.tokens.table_has(table, token.symbol as usize) {
+                    return None;
+                }
+                stream.token(lane, cx.entries.fresh[table][token.symbol as usize], token, None);
+            }
+            stream.end_round();
+        }
+        let in_bytes = bits_in_bytes(range.len(), cut.lanes(), cx.layout);
+        let (mut raw, mut seeds) = (BitWriter::default(), BitWriter::default());
+        for i in range {
+            let (_, bits, count) = split(W::load(new, i), set.origin, cx.layout);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
+            let here = in_bytes.saturating_sub(raw.len_bits()).min(count as usize) as u32;
+            raw.put(bits & ((1u64 << here) - 1), here);
+            seeds.put(bits >> here, count - here);
+        }
+        stream.finish(seeds, w);
+        w.raw(&raw.into_bytes());
         Some(())
     })
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(body: &[u8], out: &mut [u8], cx: DecodeContext<'_>) -> Result<()> {
-    let (Some(set), Some(entries)) = (&cx.tables.fresh, cx.entries.fresh.first()) else {
+pub(crate) fn decode<W: Word>(
+    body: &[u8],
+    given: Option<&[u8]>,
+    out: &mut [u8],
+    cx: DecodeContext<'_>,
+    meter: &mut impl Meter,
+) -> Result<()> {
+    let Some(set) = &cx.tables.fresh else {
         return Err(no_tables(Mode::Fresh));
     };
-    let raw_bits = match cx.layout {
-        Layout::Float { mantissa_bits, .. } => mantissa_bits + 1,
-        Layout::Signed | Layout::Unsigned => 0,
-    };
-    blocks::decode(
-        body,
-        out.len() / W::BYTES,
-        cx.block_elems,
-        |_| entries,
-        |i, symbol, bits| {
-            let low = bits.get(set.tokens.shape.raw_bits(symbol.into()));
-            let number = set.tokens.shape.join(symbol.into(), low);
-            join::<W>(number, bits.get(raw_bits), set.origin, cx.layout).store(out, i);
-            Ok(())
-        },
-    )
+    let cut = cx.cuts.full;
+    let count = mantissa_bits(cx.layout);
+    for (range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
+        let block = &body[bytes];
+        let in_bytes = bits_in_bytes(range.len(), cut.lanes(), cx.layout);
+        // The block's pad makes stream and raw bytes even.
+        let tail_bytes = in_bytes.div_ceil(8).next_multiple_of(2);
+        let mut stream = StreamReader::new(block, tail_bytes, cut.lanes())?;
+        let mut numbers = [(0, 0); MAX_LANES];
+        for round in rounds(range.len(), cut.lanes(), W::BYTES) {
+            let numbers = &mut numbers[..round.count];
+            let elem = |lane: usize| range.start + round.elem(lane);
+            let table =
+                |lane: usize| cx.entries.fresh[table_of::<W>(set, given, elem(lane), cx.layout)].as_slice();
+            stream.tokens(
+                set.tokens.shape,
+                table,
+                |_, _| false,
+                numbers,
+                Kind::Exponents,
+                meter,
+            );
+            for (lane, &(number, _)) in numbers.iter().enumerate() {
+                join::<W>(number, set.origin, cx.layout).store(out, elem(lane));
+            }
+        }
+        let seeds = stream.finish()?;
+        let tail = &block[block.len() - tail_bytes..];
+        let (mut raw, mut hidden) = (BitReader::new(tail), seeds.reader());
+        let mut left = in_bytes;
+        for i in range {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
+            let here = left.min(count as usize) as u32;
+            left -= here as usize;
+            let bits = raw.get(here) | hidden.get(count - here) << here;
+            meter.bits(Kind::Mantissas, count);
+            with_mantissa(W::load(out, i), bits, cx.layout).store(out, i);
+        }
+        raw.end(8 * tail.len(), 16, WHAT)?;
+        seeds.end(hidden)?;
+    }
+    Ok(())
 }

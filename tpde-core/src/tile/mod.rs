@@ -3,21 +3,26 @@
 //! | mode | reads the base | body |
 //! |---|---|---|
 //! | SAME | yes | nothing: every element equals its base |
-//! | SPARSE | yes | a change mask by class, then magnitudes and signs of what changed |
-//! | DENSE | yes | a magnitude token an element, chosen by class; signs and low bits raw |
+//! | SPARSE | yes | where groups of eight change, and the magnitudes and signs of what changed |
+//! | DENSE | yes | a magnitude token an element, chosen by class, with sign and low bits |
 //! | FRESH | no | an exponent token an element; sign and mantissa raw |
 //! | RAW | no | the bytes |
 //!
 //! An anchor's base is all zero bits, so SAME and SPARSE also serve tensors of zeros.
 
-mod blocks;
+pub(crate) mod against;
+pub(crate) mod blocks;
 pub(crate) mod dense;
 pub(crate) mod fresh;
 pub(crate) mod sparse;
 
+pub use against::Relation;
+pub(crate) use against::{Against, virtual_base};
+
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
 use crate::frame::tables::{FrameTables, TokenTables};
+use crate::meter::Meter;
 use crate::ordinal::Word;
 use crate::rans::table::Table;
 
@@ -69,8 +74,6 @@ impl Mode {
 /// Entries of all tables of a frame, for encoding or for decoding.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    /// By mask table; `None` where nothing changes.
-    pub(crate) masks: Vec<Option<Vec<u32>>>,
     pub(crate) magnitudes: Vec<Vec<u32>>,
     pub(crate) dense: Vec<Vec<u32>>,
     pub(crate) fresh: Vec<Vec<u32>>,
@@ -92,9 +95,7 @@ impl Entries {
             set.map_or_else(Vec::new, |set| set.tables().map(|t| entries(&t)).collect())
         };
         let sparse = tables.sparse.as_ref();
-        let masks = sparse.map_or_else(Vec::new, |s| s.masks.tables());
         Self {
-            masks: masks.iter().map(|t| t.as_ref().map(entries)).collect(),
             magnitudes: tokens(sparse.and_then(|s| s.magnitudes.as_ref())),
             dense: tokens(tables.dense.as_ref()),
             fresh: tokens(tables.fresh.as_ref().map(|f| &f.tokens)),
@@ -102,11 +103,20 @@ impl Entries {
     }
 }
 
+/// How the streams of a frame are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    /// Of SPARSE.
+    pub(crate) sparse: blocks::Cut,
+    /// Of DENSE and FRESH, which code every element.
+    pub(crate) full: blocks::Cut,
+}
+
 /// What every mode's decoder is given.
 #[derive(Clone, Copy)]
 pub(crate) struct DecodeContext<'a> {
     pub(crate) layout: Layout,
-    pub(crate) block_elems: usize,
+    pub(crate) cuts: Cuts,
     pub(crate) tables: &'a FrameTables,
     pub(crate) entries: &'a Entries,
 }
@@ -115,44 +125,68 @@ pub(crate) struct DecodeContext<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct EncodeContext<'a> {
     pub(crate) layout: Layout,
-    pub(crate) block_elems: usize,
+    pub(crate) cuts: Cuts,
     pub(crate) tables: &'a FrameTables,
     pub(crate) entries: &'a Entries,
 }
 
-/// Encodes `new` with `mode`; `None` if the frame's tables cannot (a symbol that they lack, or no tables).
-pub(crate) fn encode<W: Word>(mode: Mode, new: &[u8], base: &[u8], cx: EncodeContext<'_>) -> Option<Vec<u8>> {
+/// Encodes `new` with `mode`; `None` if the frame's tables cannot (a symbol that they lack, or no tables), or if an element
+/// lies outside its cell.
+///
+/// * `given`: the tile that tells the scale.
+pub(crate) fn encode<W: Word>(
+    mode: Mode,
+    new: &[u8],
+    against: Against<'_>,
+    given: Option<&[u8]>,
+    cx: EncodeContext<'_>,
+) -> Option<Vec<u8>> {
     match mode {
-        Mode::Same => (new == base).then(Vec::new),
-        Mode::Sparse => sparse::encode::<W>(new, base, cx),
-        Mode::Dense => dense::encode::<W>(new, base, cx),
-        Mode::Fresh => fresh::encode::<W>(new, cx),
-        Mode::Raw => Some(new.to_vec()),
+        // What a virtual base is to SPARSE is not what SAME copies.
+        Mode::Same => None,
+        Mode::Sparse => sparse::encode::<W>(new, against, cx),
+        Mode::Dense => dense::encode::<W>(new, against, cx),
+        Mode::Fresh => fresh::encode::<W>(new, given, cx),
+        Mode::Raw => Some(raw_body(new)),
     }
 }
 
-/// Decodes `body`; `base` and `out` have the tile's length, `out` is fully written on `Ok`.
+/// The tile as it is, padded to an even length.
+pub(crate) fn raw_body(new: &[u8]) -> Vec<u8> {
+    let mut body = new.to_vec();
+    body.resize(new.len().next_multiple_of(2), 0);
+    body
+}
+
+/// Decodes `body` of any mode but SAME; `against` and `out` have the tile's length, `out` is fully written on `Ok`.
+///
+/// * `given`: the tile that tells the scale.
 pub(crate) fn decode<W: Word>(
     mode: Mode,
     body: &[u8],
-    base: &[u8],
+    against: Against<'_>,
+    given: Option<&[u8]>,
     out: &mut [u8],
     cx: DecodeContext<'_>,
+    meter: &mut impl Meter,
 ) -> Result<()> {
     match mode {
-        Mode::Same if body.is_empty() => out.copy_from_slice(base),
-        Mode::Sparse => sparse::decode::<W>(body, base, out, cx)?,
-        Mode::Dense => dense::decode::<W>(body, base, out, cx)?,
-        Mode::Fresh => fresh::decode::<W>(body, out, cx)?,
-        Mode::Raw if body.len() == out.len() => out.copy_from_slice(body),
-        Mode::Same | Mode::Raw => {
-            return Err(corrupt(
-                "tile body",
-                format!("{} has {} bytes", mode.name(), body.len()),
-            ));
+        Mode::Sparse => sparse::decode::<W>(body, against, out, cx, meter),
+        Mode::Dense => dense::decode::<W>(body, against, out, cx, meter),
+        Mode::Fresh => fresh::decode::<W>(body, given, out, cx, meter),
+        Mode::Raw if body.len() == out.len().next_multiple_of(2) => {
+            let (tile, pad) = body.split_at(out.len());
+            out.copy_from_slice(tile);
+            if pad.iter().any(|&b| b != 0) {
+                return Err(corrupt("tile body", "padding is not zero"));
+            }
+            Ok(())
         }
+        Mode::Same | Mode::Raw => Err(corrupt(
+            "tile body",
+            format!("{} has {} bytes", mode.name(), body.len()),
+        )),
     }
-    Ok(())
 }
 
 /// The error of a body whose mode has no tables in this frame.

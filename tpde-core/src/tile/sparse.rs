@@ -1,198 +1,265 @@
 //! SPARSE: which elements change, then by how much.
 //!
 //! ```text
-//! varint escapes | stream: masks of class 0, 1, …; magnitude tokens | escape bytes | raw: sign and low bits an element
+//! segment of 4096: list ← all groups of 8
+//!                  while the list is not empty: where does each first change from here on (or not at all)?
+//!                                               list ← those that do; their magnitudes; start behind the change
 //! ```
 //!
-//! Bit `k` of the mask of class `c` belongs to the `k`-th element of the tile whose base is of class `c`, so no element
-//! moves. Each class's mask is padded with zero bits to whole bytes and with zero bytes to a multiple of the lanes.
-//! Magnitudes, signs and low bits follow in element order.
+//! The list shrinks quickly, so nearly all symbols are the first one of a group, 32 groups in a round. Signs of the first
+//! changes are the stream's seeds; those of later ones ride in the lanes.
 
-use super::{DecodeContext, EncodeContext, Mode, no_tables};
-use crate::constants::MAX_CLASSES;
+use super::blocks;
+use super::{Against, DecodeContext, EncodeContext, Mode, no_tables};
+use crate::bits::BitWriter;
+use crate::classes::Classes;
+use crate::constants::{GROUP_ELEMS, MAX_CLASSES, MAX_LANES, SEED_BITS, SEGMENT_ELEMS};
 use crate::error::{Result, corrupt};
-use crate::ordinal::{Residual, Word, apply, residual};
-use crate::rans::mask_table::{ESCAPE, is_sparse, symbol_of};
-use crate::rans::stream::{StreamReader, StreamWriter, lanes_for};
-use crate::wire::{Reader, Writer};
+use crate::frame::tables::SparseTables;
+use crate::meter::{Kind, Meter};
+use crate::ordinal::{Residual, Word};
+use crate::rans::change::FirstChange;
+use crate::rans::stream::{StreamReader, StreamWriter};
+use std::ops::Range;
 
 const WHAT: &str = "SPARSE tile";
 
-/// Encodes a tile; `None` without tables, where a class that "never changes" does, or where a symbol is missing.
-pub(crate) fn encode<W: Word>(new: &[u8], base: &[u8], cx: EncodeContext<'_>) -> Option<Vec<u8>> {
-    let set = cx.tables.sparse.as_ref()?;
-    let classes = cx.tables.classes?;
-    let elems = new.len() / W::BYTES;
-    let lanes = lanes_for(elems);
-    let masks_of = set.masks.log_odds.len();
-    let mut masks = vec![Vec::<u8>::new(); masks_of];
-    let mut seen = [0usize; MAX_CLASSES];
-    let mut changed = Vec::new();
-    for i in 0..elems {
-        let base = W::load(base, i);
-        let class = classes.of(base, cx.layout);
-        let mask = usize::from(set.masks.map.table_of[class]);
-        if seen[mask] % 8 == 0 {
-            masks[mask].push(0);
+/// A group that is still being coded: its elements, and the first one that nothing is known of.
+#[derive(Debug, Clone)]
+struct Group {
+    elems: Range<usize>,
+    from: usize,
+}
+
+/// The segments of a block, each as the list of its groups.
+fn segments(block: Range<usize>) -> impl Iterator<Item = Vec<Group>> {
+    let end = block.end;
+    block.step_by(SEGMENT_ELEMS).map(move |at| {
+        let segment_end = end.min(at + SEGMENT_ELEMS);
+        (at..segment_end)
+            .step_by(GROUP_ELEMS)
+            .map(|from| Group {
+                elems: from..segment_end.min(from + GROUP_ELEMS),
+                from,
+            })
+            .collect()
+    })
+}
+
+/// Change probabilities by class of the base.
+struct Odds<'a> {
+    by_class: [u16; MAX_CLASSES],
+    classes: Classes,
+    against: Against<'a>,
+    cx_layout: crate::dtype::Layout,
+}
+
+impl<'a> Odds<'a> {
+    fn new(set: &SparseTables, classes: Classes, against: Against<'a>, layout: crate::dtype::Layout) -> Self {
+        Self {
+            by_class: set.changes.probability_by_class(),
+            classes,
+            against,
+            cx_layout: layout,
         }
-        let new = W::load(new, i);
-        if new != base {
-            masks[mask][seen[mask] / 8] |= 1 << (seen[mask] % 8);
-            changed.push((class, residual(new, base, cx.layout)));
-        }
-        seen[mask] += 1;
     }
-    let mut stream = StreamWriter::default();
-    let mut escapes = Vec::new();
-    for (mask, bytes) in masks.iter().enumerate() {
-        let log_odds = set.masks.log_odds[mask];
-        let Some(entries) = &cx.entries.masks[mask] else {
-            if bytes.iter().any(|&b| b != 0) {
+
+    fn class<W: Word>(&self, elem: usize) -> usize {
+        self.classes.of(W::load(self.against.base, elem), self.cx_layout)
+    }
+
+    /// Those of a group's elements.
+    fn of<W: Word>(&self, group: &Group) -> ([u16; GROUP_ELEMS], usize) {
+        let mut odds = [0; GROUP_ELEMS];
+        for (p, elem) in odds.iter_mut().zip(group.elems.clone()) {
+            *p = self.by_class[self.class::<W>(elem)];
+        }
+        (odds, group.elems.len())
+    }
+}
+
+/// Moves every group behind its change and drops those that end there.
+fn behind_changes(list: &mut Vec<Group>) {
+    list.retain_mut(|group| {
+        group.from += 1;
+        group.from < group.elems.end
+    });
+}
+
+/// Encodes a tile; `None` without tables, where a symbol is missing from them, or outside a cell.
+pub(crate) fn encode<W: Word>(new: &[u8], against: Against<'_>, cx: EncodeContext<'_>) -> Option<Vec<u8>> {
+    let set = cx.tables.sparse.as_ref()?;
+    let odds = Odds::new(set, cx.tables.classes?, against, cx.layout);
+    let cut = cx.cuts.sparse;
+    let residuals: Vec<Residual> = (0..new.len() / W::BYTES)
+        .map(|i| against.residual(i, W::load(new, i)))
+        .collect::<Option<_>>()?;
+    blocks::encode(residuals.len(), cut, |range, w| {
+        let mut stream = StreamWriter::new(cut.lanes());
+        let mut seeds = BitWriter::default();
+        for mut list in segments(range) {
+            while !list.is_empty() {
+                encode_firsts::<W>(&mut list, &residuals, &odds, &mut stream);
+                encode_magnitudes::<W>(&list, &residuals, &odds, cx, &mut stream, &mut seeds)?;
+                behind_changes(&mut list);
+            }
+        }
+        stream.finish(seeds, w);
+        Some(())
+    })
+}
+
+/// Codes where each group first changes, and keeps those that do, standing at their change.
+fn encode_firsts<W: Word>(
+    list: &mut Vec<Group>,
+    residuals: &[Residual],
+    odds: &Odds<'_>,
+    stream: &mut StreamWriter,
+) {
+    let lanes = stream.lanes();
+    let mut number = 0;
+    list.retain_mut(|group| {
+        let first = group.elems.start;
+        let change = (group.from..group.elems.end).find(|&i| residuals[i].magnitude != 0);
+        let (p, len) = odds.of::<W>(group);
+        let symbol = FirstChange::of(change.map(|i| i - first), &p[..len], group.from - first);
+        stream.first(number % lanes, symbol);
+        number += 1;
+        group.from = change.unwrap_or(group.from);
+        change.is_some()
+    });
+}
+
+fn encode_magnitudes<W: Word>(
+    list: &[Group],
+    residuals: &[Residual],
+    odds: &Odds<'_>,
+    cx: EncodeContext<'_>,
+    stream: &mut StreamWriter,
+    seeds: &mut BitWriter,
+) -> Option<()> {
+    let seed_bits = stream.lanes() * SEED_BITS as usize;
+    for round in list.chunks(stream.lanes()) {
+        for (lane, group) in round.iter().enumerate() {
+            let set = cx.tables.sparse.as_ref()?.magnitudes.as_ref()?;
+            let class = odds.class::<W>(group.from);
+            let Residual { magnitude, sign } = residuals[group.from];
+            let token = set.shape.split(magnitude);
+            if !set.has(class, token.symbol as usize) {
                 return None;
             }
-            continue;
-        };
-        for &byte in bytes {
-            let symbol = symbol_of(byte, log_odds);
-            if is_sparse(log_odds) && symbol == ESCAPE {
-                escapes.push(byte);
+            let seeded = seeds.len_bits() < seed_bits;
+            if seeded {
+                seeds.put(sign, 1);
             }
-            stream.symbol(entries[usize::from(symbol)]);
+            let entry = cx.entries.magnitudes[usize::from(set.map.table_of[class])][token.symbol as usize];
+            stream.token(lane, entry, token, (!seeded).then_some(sign));
         }
-        stream.pad_symbols(entries[0], lanes);
+        stream.end_round();
     }
-    for &(class, Residual { magnitude, sign }) in &changed {
-        let magnitudes = set.magnitudes.as_ref()?;
-        let token = magnitudes.shape.split(magnitude);
-        if !magnitudes.has(class, token.symbol as usize) {
-            return None;
-        }
-        stream.symbol(
-            cx.entries.magnitudes[usize::from(magnitudes.map.table_of[class])][token.symbol as usize],
-        );
-        stream.raw(sign, 1);
-        stream.raw(token.raw, token.raw_bits);
-    }
-    let mut w = Writer::new();
-    w.varint(escapes.len() as u64);
-    stream.finish(lanes, &escapes, &mut w);
-    Some(w.into_bytes())
-}
-
-/// The masks of a tile, one bit an element, by mask class.
-struct Masks {
-    bytes: Vec<Vec<u8>>,
-}
-
-impl Masks {
-    /// Reads the masks' symbols; escapes are still to be filled in.
-    fn read(
-        elems_of: &[usize],
-        lanes: usize,
-        stream: &mut StreamReader<'_>,
-        cx: DecodeContext<'_>,
-    ) -> Result<Self> {
-        let mut bytes = Vec::with_capacity(elems_of.len());
-        for (&elems, entries) in elems_of.iter().zip(&cx.entries.masks) {
-            let Some(entries) = entries else {
-                bytes.push(Vec::new());
-                continue;
-            };
-            let symbols = elems.div_ceil(8);
-            let mask = (0..symbols).map(|_| stream.symbol(entries)).collect();
-            for _ in symbols..symbols.next_multiple_of(lanes) {
-                if stream.symbol(entries) != 0 {
-                    return Err(corrupt(WHAT, "padding of a mask is not zero"));
-                }
-            }
-            bytes.push(mask);
-        }
-        Ok(Self { bytes })
-    }
-
-    /// Turns symbols of sparse alphabets into mask bytes.
-    fn expand(&mut self, elems_of: &[usize], log_odds: &[u8], escapes: &[u8]) -> Result<()> {
-        let mut escapes = escapes.iter();
-        for ((mask, &log_odds), &elems) in self.bytes.iter_mut().zip(log_odds).zip(elems_of) {
-            if is_sparse(log_odds) {
-                for byte in mask.iter_mut() {
-                    *byte = match *byte {
-                        0 => 0,
-                        ESCAPE => match escapes.next() {
-                            Some(&b) if b.count_ones() > 1 => b,
-                            _ => {
-                                return Err(corrupt(WHAT, "an escape has no byte, or one that needs none"));
-                            }
-                        },
-                        one => 1 << (one - 1),
-                    };
-                }
-            }
-            let used = elems % 8;
-            if used > 0 && mask.last().is_some_and(|&b| b >> used != 0) {
-                return Err(corrupt(WHAT, "a mask bit lies behind the last element"));
-            }
-        }
-        if escapes.next().is_some() {
-            return Err(corrupt(WHAT, "more escape bytes than escapes"));
-        }
-        Ok(())
-    }
+    Some(())
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(body: &[u8], base: &[u8], out: &mut [u8], cx: DecodeContext<'_>) -> Result<()> {
+pub(crate) fn decode<W: Word>(
+    body: &[u8],
+    against: Against<'_>,
+    out: &mut [u8],
+    cx: DecodeContext<'_>,
+    meter: &mut impl Meter,
+) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.sparse, cx.tables.classes) else {
         return Err(no_tables(Mode::Sparse));
     };
-    let elems = out.len() / W::BYTES;
-    let lanes = lanes_for(elems);
-    let mut elems_of = vec![0usize; set.masks.log_odds.len()];
-    for i in 0..elems {
-        let class = classes.of(W::load(base, i), cx.layout);
-        elems_of[usize::from(set.masks.map.table_of[class])] += 1;
-    }
-    let mut r = Reader::new(body);
-    let escapes = r.size(elems, WHAT)?;
-    let mut stream = StreamReader::new(&mut r, lanes)?;
-    let escapes = r.take(escapes, WHAT)?;
-    let mut masks = Masks::read(&elems_of, lanes, &mut stream, cx)?;
-    masks.expand(&elems_of, &set.masks.log_odds, escapes)?;
-
-    out.copy_from_slice(base);
-    let mut seen = [0usize; MAX_CLASSES];
-    let mut changed = Vec::new();
-    for i in 0..elems {
-        let class = classes.of(W::load(base, i), cx.layout);
-        let mask = usize::from(set.masks.map.table_of[class]);
-        let at = seen[mask];
-        seen[mask] += 1;
-        if masks.bytes[mask]
-            .get(at / 8)
-            .is_some_and(|byte| byte >> (at % 8) & 1 == 1)
-        {
-            let Some(magnitudes) = &set.magnitudes else {
-                return Err(corrupt(WHAT, "a change without magnitude tables"));
-            };
-            let table = &cx.entries.magnitudes[usize::from(magnitudes.map.table_of[class])];
-            changed.push((i, stream.symbol(table)));
-        }
-    }
-    let raw = stream.into_raw(r.take(r.left(), WHAT)?)?;
-    let mut bits = raw.reader();
-    if let Some(magnitudes) = &set.magnitudes {
-        for (i, symbol) in changed {
-            let sign = bits.get(1);
-            let low = bits.get(magnitudes.shape.raw_bits(symbol.into()));
-            let magnitude = magnitudes.shape.join(symbol.into(), low);
-            if magnitude == 0 || magnitude > 1 << (W::BITS - 1) {
-                return Err(corrupt(
-                    "residual",
-                    format!("{magnitude} ulps in {} bits", W::BITS),
-                ));
+    let odds = Odds::new(set, classes, against, cx.layout);
+    let cut = cx.cuts.sparse;
+    out.copy_from_slice(against.base);
+    for (range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
+        let mut stream = StreamReader::new(&body[bytes], 0, cut.lanes())?;
+        // Elements and magnitudes of the changes whose signs are seeds.
+        let mut seeded: Vec<(usize, u64)> = Vec::new();
+        for mut list in segments(range) {
+            while !list.is_empty() {
+                decode_firsts::<W>(&mut list, &odds, &mut stream, meter);
+                for round in list.chunks(cut.lanes()) {
+                    decode_magnitudes::<W>(round, &odds, set, cx, &mut stream, &mut seeded, out, meter)?;
+                }
+                behind_changes(&mut list);
             }
-            apply(W::load(base, i), Residual { magnitude, sign }, cx.layout).store(out, i);
+        }
+        let seeds = stream.finish()?;
+        let mut signs = seeds.reader();
+        for (i, magnitude) in seeded {
+            let sign = signs.get(1);
+            meter.bits(Kind::Signs, 1);
+            against.apply::<W>(i, Residual { magnitude, sign })?.store(out, i);
+        }
+        seeds.end(signs)?;
+    }
+    Ok(())
+}
+
+fn decode_firsts<W: Word>(
+    list: &mut Vec<Group>,
+    odds: &Odds<'_>,
+    stream: &mut StreamReader<'_>,
+    meter: &mut impl Meter,
+) {
+    let lanes = stream.lanes();
+    let mut number = 0;
+    list.retain_mut(|group| {
+        let first = group.elems.start;
+        let (p, len) = odds.of::<W>(group);
+        let change = stream.first(number % lanes, &p[..len], group.from - first, meter);
+        number += 1;
+        group.from = change.map_or(group.from, |at| first + at);
+        change.is_some()
+    });
+}
+
+/// Reads the magnitudes of one round of changes and applies those whose sign is known.
+#[expect(clippy::too_many_arguments, reason = "the state of one decoder, used once")]
+fn decode_magnitudes<W: Word>(
+    round: &[Group],
+    odds: &Odds<'_>,
+    set: &SparseTables,
+    cx: DecodeContext<'_>,
+    stream: &mut StreamReader<'_>,
+    seeded: &mut Vec<(usize, u64)>,
+    out: &mut [u8],
+    meter: &mut impl Meter,
+) -> Result<()> {
+    let Some(set) = &set.magnitudes else {
+        return Err(corrupt(WHAT, "a change without magnitude tables"));
+    };
+    let mut numbers = [(0, 0); MAX_LANES];
+    let numbers = &mut numbers[..round.len()];
+    // Changes of this round that still have their sign in a seed.
+    let from_seeds = (stream.lanes() * SEED_BITS as usize - seeded.len()).min(round.len());
+    let table_of = |lane: usize| {
+        let class = odds.class::<W>(round[lane].from);
+        cx.entries.magnitudes[usize::from(set.map.table_of[class])].as_slice()
+    };
+    stream.tokens(
+        set.shape,
+        table_of,
+        |lane, _| lane >= from_seeds,
+        numbers,
+        Kind::Magnitudes,
+        meter,
+    );
+    for (lane, &(magnitude, sign)) in numbers.iter().enumerate() {
+        let i = round[lane].from;
+        if magnitude == 0 {
+            return Err(corrupt(WHAT, "a change by nothing"));
+        }
+        if lane < from_seeds {
+            seeded.push((i, magnitude));
+        } else {
+            odds.against
+                .apply::<W>(i, Residual { magnitude, sign })?
+                .store(out, i);
         }
     }
-    raw.end(bits)
+    Ok(())
 }
