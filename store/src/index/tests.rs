@@ -30,9 +30,8 @@ fn raw(home: &Path) -> ::sled::Db {
 }
 
 fn key(n: u64) -> ContentKey {
-    let mut key = [0; size_of::<ContentKey>()];
-    key.copy_from_slice(&blake3::hash(&n.to_le_bytes()).as_bytes()[..key.len()]);
-    key
+    let hash = blake3::hash(&n.to_le_bytes());
+    *hash.as_bytes().first_chunk().unwrap()
 }
 
 fn pack(n: u8) -> PackId {

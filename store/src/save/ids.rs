@@ -14,7 +14,7 @@ use crate::files::source::SourceFile;
 use crate::ids::BlobId;
 use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::Progress;
-use crate::roles::{Role, role_of};
+use crate::roles::{Named, Role, role_of};
 use crate::window::windows;
 
 /// A tensor's content and one place where its bytes stand.
@@ -34,6 +34,15 @@ pub(super) struct TensorSource {
 impl TensorSource {
     pub(super) fn elems(&self) -> u64 {
         self.len_bytes / self.dtype.word_bytes() as u64
+    }
+
+    /// As roles see it.
+    pub(super) fn named(&self) -> Named<'_> {
+        Named {
+            dtype: self.dtype,
+            elems: self.elems(),
+            names: &self.names,
+        }
     }
 
     /// Whether it is called like a first moment.

@@ -12,8 +12,8 @@ use crate::store::Store;
 pub(super) struct PackQueue<'s> {
     store: &'s Store,
     open: PackWriter,
-    /// Contents in the open pack.
-    pending: Vec<ContentHash>,
+    /// Pieces in the open pack.
+    pending: Vec<(ContentHash, Part)>,
     /// Where every piece went; `None` stands for the open pack.
     holders: HashMap<(ContentPrefix, Part), Option<PackId>>,
     /// Packs of each content that was added.
@@ -66,9 +66,7 @@ impl<'s> PackQueue<'s> {
         }
         self.open.add(id, content, needs, rank, piece);
         self.holders.insert((prefix_of(&id), part), None);
-        if self.pending.last() != Some(&id) {
-            self.pending.push(id);
-        }
+        self.pending.push((id, part));
         Ok(())
     }
 
@@ -77,11 +75,12 @@ impl<'s> PackQueue<'s> {
         self.written_bytes += bytes.len() as u64;
         self.store.objects().put_content(&Key::Pack(pack), bytes)?;
         self.store.catalog.added(pack, entries);
-        for holder in self.holders.values_mut() {
-            holder.get_or_insert(pack);
-        }
-        for id in self.pending.drain(..) {
-            self.placed.entry(id).or_default().push(pack);
+        for (id, part) in self.pending.drain(..) {
+            self.holders.insert((prefix_of(&id), part), Some(pack));
+            let packs = self.placed.entry(id).or_default();
+            if packs.last() != Some(&pack) {
+                packs.push(pack);
+            }
         }
         Ok(())
     }
