@@ -260,10 +260,12 @@ mod tests {
             open(&objects)
         };
         let id = "0".repeat(32);
-        let newer = with(r#"{"format": 1, "shape": "unheard of"}"#).unwrap_err();
-        assert!(matches!(newer, StoreError::Newer { .. }), "{newer}");
+        for format in [0, 2] {
+            let other = with(&format!(r#"{{"format": {format}, "shape": "unheard of"}}"#)).unwrap_err();
+            assert!(matches!(other, StoreError::Newer { .. }), "{other}");
+        }
         let (_, access) = with(&format!(
-            r#"{{"format":0,"store_id":"{id}","created_unix_ms":1,"features":["glow"],"later":1}}"#
+            r#"{{"format":1,"store_id":"{id}","created_unix_ms":1,"features":["glow"],"later":1}}"#
         ))
         .unwrap();
         let error = access.require_write().unwrap_err();
@@ -271,8 +273,8 @@ mod tests {
         for broken in [
             "",
             "{}",
-            r#"{"format":0}"#,
-            r#"{"format":0,"store_id":"x","created_unix_ms":1,"features":[]}"#,
+            r#"{"format":1}"#,
+            r#"{"format":1,"store_id":"x","created_unix_ms":1,"features":[]}"#,
             &" ".repeat(1 << 17),
         ] {
             let error = with(broken).unwrap_err();

@@ -192,13 +192,15 @@ pub(crate) fn pairs(tensors: &[Named<'_>], archive: bool) -> Vec<Option<(Relatio
         }
         parsed.push(all);
     }
+    let place = |file, role, stem: &[String]| places.get(&(file, role, stem.to_vec())).copied().flatten();
     let partner = |i: usize, role: Role| {
         let lookups = parsed[i].iter().flat_map(|(path, p)| {
             let files = [*path, ANY_FILE].into_iter();
-            files.flat_map(|file| shortened(&p.stem).map(move |stem| (file, role, stem.to_vec())))
+            files.flat_map(move |file| shortened(&p.stem).map(move |stem| (file, p.role, stem)))
         });
-        lookups
-            .filter_map(|key| places.get(&key).copied().flatten())
+        // Whoever shares a name with another has no partner by it either.
+        let own = lookups.filter(|&(file, own_role, stem)| place(file, own_role, stem) == Some(i));
+        own.filter_map(|(file, _, stem)| place(file, role, stem))
             .find(|&other| other != i && tensors[other].elems == tensors[i].elems)
     };
     let given = |i: usize| {

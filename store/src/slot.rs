@@ -340,10 +340,10 @@ mod tests {
         seal(w.into_bytes())
     }
 
-    /// Promise: a newer slot asks for an upgrade.
+    /// Promise: a slot of another version, older or newer, asks for the build that knows it.
     #[test]
     fn newer_formats_and_kinds() {
-        for newer in [sealed_with(1, 0), sealed_with(0, 1)] {
+        for newer in [sealed_with(0, 0), sealed_with(2, 0), sealed_with(1, 1)] {
             let error = Slot::decode(&newer).unwrap_err();
             assert!(matches!(error, CodecError::Unsupported { .. }), "{error}");
         }

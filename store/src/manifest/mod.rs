@@ -26,9 +26,13 @@ pub struct TensorRecord {
     pub packs: Vec<u32>,
     /// Links below it, through bases and given tensors; 0 for one that is decoded alone.
     pub rank: u8,
+    /// Whether a slice of it was taken against a base.
+    pub has_base: bool,
+    /// Whether a slice of it was coded given another tensor.
+    pub is_given: bool,
     /// Bytes that this save wrote for it; 0 if it was already in the store.
     pub stored_bytes: u64,
-    /// Elements that differ from its base; all that are not zero, for an anchor.
+    /// Elements that differ from its base; all that are not zero, without one.
     pub changed_elems: u64,
     /// Largest distance from its base, in ulps.
     pub max_ulp: u64,

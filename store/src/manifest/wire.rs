@@ -112,6 +112,8 @@ impl Manifest {
             t.packs.iter().for_each(|&p| w.varint(p.into()));
         }
         self.tensors.iter().for_each(|t| w.u8(t.rank));
+        let reads = |t: &TensorRecord| u8::from(t.has_base) | u8::from(t.is_given) << 1;
+        self.tensors.iter().for_each(|t| w.u8(reads(t)));
         self.tensors.iter().for_each(|t| w.varint(t.stored_bytes));
         self.tensors.iter().for_each(|t| w.varint(t.changed_elems));
         self.tensors.iter().for_each(|t| w.varint(t.max_ulp));
@@ -188,7 +190,7 @@ impl Manifest {
                 .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
         };
 
-        let count = r.count(ID_LEN + 6, WHAT)?;
+        let count = r.count(ID_LEN + 8, WHAT)?;
         let ids: Vec<TensorId> = (0..count)
             .map(|_| r.array(WHAT).map(TensorId::from_bytes))
             .collect::<Read<_>>()?;
@@ -207,6 +209,11 @@ impl Manifest {
             );
         }
         let ranks: Vec<u8> = (0..count).map(|_| r.u8(WHAT)).collect::<Read<_>>()?;
+        let reads = (0..count).map(|_| match r.u8(WHAT)? {
+            flags @ 0..=3 => Ok((flags & 1 != 0, flags & 2 != 0)),
+            other => Err(corrupt(&format!("reads {other:#x}"))),
+        });
+        let reads: Vec<(bool, bool)> = reads.collect::<Read<_>>()?;
         let (stored, changed, ulps) = (column(&mut r)?, column(&mut r)?, column(&mut r)?);
         let mut tensors = Vec::with_capacity(count);
         for (i, packs) in holders.into_iter().enumerate() {
@@ -224,6 +231,8 @@ impl Manifest {
                 len_bytes: lens[i],
                 packs,
                 rank: ranks[i],
+                has_base: reads[i].0,
+                is_given: reads[i].1,
                 stored_bytes: stored[i],
                 changed_elems: changed[i],
                 max_ulp: ulps[i],
@@ -355,6 +364,8 @@ mod tests {
             len_bytes: 24,
             packs: vec![0, 1],
             rank: 3,
+            has_base: true,
+            is_given: true,
             stored_bytes: 17,
             changed_elems: 5,
             max_ulp: 2,

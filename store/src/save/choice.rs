@@ -1,12 +1,13 @@
 //! Which base costs least, and when to ask.
 //!
 //! ```text
-//! encode against the newest checkpoint ─▶ costs about what its delta did? ─yes▶ done
+//! encode against the newest checkpoint ─▶ costs about what its delta did, and no probe says otherwise? ─yes▶ done
 //!                                                  │ no
 //!              sample a slice with every base there is, and with none ─▶ the cheapest; of nearly equal ones the shallowest
 //! ```
 //! Asking costs a decoded slice for every base, so it is done when there is a doubt, once a tensor; in a regular run that is
-//! when a chain has reached its limit.
+//! when a chain has reached its limit. Where deltas are dense, one slice a save is asked about in any case, the *probe*: the
+//! checkpoint before may have been the odd one out (docs/adr/0010).
 
 use super::bases::{Bases, Candidate};
 use super::encode::{Encoded, Encoder, GivenSlice, Job};
@@ -17,6 +18,8 @@ use crate::error::Result;
 const CHEAP_BYTES: usize = 4096;
 /// A frame may cost this much more than its predecessor did before there is a doubt.
 const USUAL_SLACK: f64 = 1.25;
+/// Deltas are dense if they take more than one part in this many of their tensors.
+const DENSE_SHARE: u64 = 8;
 /// Costs that differ by less than one part in this many are equal.
 const TIE_SHARE: u64 = 64;
 /// Whether first moments need a base is asked at one checkpoint in this many.
@@ -86,18 +89,30 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether the base that is tried is of the run's newest checkpoint.
+    pub(super) fn is_on_newest(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.is_newest)
+    }
+
     /// Whether another base might do better than the one that `encoded` was taken against.
-    pub(super) fn is_doubtful(&self, bases: &Bases<'_>, encoded: &Encoded, raw_bytes: usize) -> bool {
+    ///
+    /// * `trusts_newest`: what the probe said.
+    pub(super) fn is_doubtful(
+        &self,
+        bases: &Bases<'_>,
+        encoded: &Encoded,
+        raw_bytes: usize,
+        trusts_newest: bool,
+    ) -> bool {
         if self.is_settled || encoded.frame.bytes.len() <= CHEAP_BYTES {
             return false;
         }
-        let is_newest = self.base.as_ref().is_some_and(|base| base.is_newest);
         #[expect(
             clippy::cast_precision_loss,
             reason = "a ratio; slices are far below 2^52 bytes"
         )]
         let is_usual = |cost: f64| encoded.frame.bytes.len() as f64 <= USUAL_SLACK * cost * raw_bytes as f64;
-        let is_regular = is_newest && self.usual_cost.is_some_and(is_usual) && !encoded.gave_way;
+        let is_regular = trusts_newest && self.is_on_newest() && self.usual_cost.is_some_and(is_usual) && !encoded.gave_way;
         self.is_due || (bases.count() > 1 && !is_regular)
     }
 }
@@ -110,6 +125,11 @@ impl Plan {
 )]
 fn usual_bytes(cost: Option<f64>, raw_bytes: u64) -> u64 {
     cost.map_or(0, |cost| (cost * raw_bytes as f64) as u64)
+}
+
+/// Whether deltas of `stored_bytes` in all are dense in tensors of `raw_bytes` in all.
+pub(super) fn are_dense(stored_bytes: u64, raw_bytes: u64) -> bool {
+    stored_bytes > raw_bytes / DENSE_SHARE
 }
 
 /// The base that a slice is cheapest with, within the limits; `None` if it is cheapest without.

@@ -197,6 +197,8 @@ impl Checkpoint {
             len_bytes: t.len_bytes,
             packs: Vec::new(),
             rank: 0,
+            has_base: false,
+            is_given: false,
             stored_bytes: 0,
             changed_elems: 0,
             max_ulp: 0,

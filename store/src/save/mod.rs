@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use globset::GlobSet;
+use tpde_core::Relation;
 
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
@@ -30,6 +31,7 @@ use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::manifest::{FileContent, Manifest};
 use crate::names::RunName;
+use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
 use crate::slot::StoredSlot;
 use crate::store::Store;
@@ -291,6 +293,7 @@ impl Store {
             };
             record.packs = holders.into_iter().map(|p| list.index(p)).collect();
             record.rank = stored.rank;
+            (record.has_base, record.is_given) = (stored.has_base, stored.is_given);
             record.stored_bytes = stored.stored_bytes;
             record.changed_elems = stored.changed_elems;
             record.max_ulp = stored.max_ulp;
@@ -342,6 +345,8 @@ impl PackList {
 struct StoredTensor {
     packs: Vec<PackId>,
     rank: u8,
+    has_base: bool,
+    is_given: bool,
     stored_bytes: u64,
     changed_elems: u64,
     max_ulp: u64,
@@ -351,11 +356,23 @@ struct StoredTensor {
 }
 
 impl StoredTensor {
+    /// Notes what a slice of it reads.
+    fn note(&mut self, rank: u8, needs: &Needs) {
+        self.rank = self.rank.max(rank);
+        self.has_base |= needs.base.is_some();
+        self.is_given |= needs.given.is_some();
+        self.is_cast |= needs
+            .given
+            .is_some_and(|(relation, _)| relation == Relation::Cast);
+    }
+
     /// Of a new tensor, before any of it is stored.
     fn new() -> Self {
         Self {
             packs: Vec::new(),
             rank: 0,
+            has_base: false,
+            is_given: false,
             stored_bytes: 0,
             changed_elems: 0,
             max_ulp: 0,

@@ -12,7 +12,7 @@ use tpde_core::{Relation, slices_of};
 
 use super::StoredTensor;
 use super::bases::{Bases, Candidate};
-use super::choice::{Plan, cheapest};
+use super::choice::{Plan, are_dense, cheapest};
 use super::encode::{Decoding, Encoded, Encoder, GivenSlice, Job};
 use super::ids::{Checkpoint, TensorSource};
 use super::writer::PackQueue;
@@ -46,6 +46,8 @@ struct State {
     decoding: Vec<Vec<Decoding>>,
     /// Whether another tensor is given this one.
     serves: Vec<bool>,
+    /// Whether the newest checkpoint is the base to trust; `None` until a probe was made.
+    trusts_newest: Option<bool>,
 }
 
 impl State {
@@ -87,6 +89,7 @@ impl TensorSaver<'_> {
             given,
             decoding: vec![Vec::new(); tensors.len()],
             serves,
+            trusts_newest: None,
         };
         let mut stages = [Vec::new(), Vec::new()];
         for (number, tensor) in tensors.iter().enumerate() {
@@ -149,11 +152,14 @@ impl TensorSaver<'_> {
             })
             .collect();
         let mut encoded = encoded?;
+        self.probe(state, jobs, &encoded)?;
+        let trusts_newest = state.trusts_newest.unwrap_or(true);
         // The first slice of a tensor in the first window that has one speaks for all.
         let mut doubted: BTreeMap<usize, Job> = BTreeMap::new();
         for (job, encoded) in jobs.iter().zip(&encoded) {
             let plan = &mut state.plans[job.tensor];
-            if plan.is_doubtful(self.bases, encoded, job.len_bytes(&tensors[job.tensor])) {
+            let raw_bytes = job.len_bytes(&tensors[job.tensor]);
+            if plan.is_doubtful(self.bases, encoded, raw_bytes, trusts_newest) {
                 doubted.insert(job.tensor, *job);
             }
             plan.is_settled = true;
@@ -186,6 +192,30 @@ impl TensorSaver<'_> {
         Ok(encoded)
     }
 
+    /// Asks once a save, if deltas on the newest checkpoint are dense, whether it is the best base for the longest slice of the
+    /// window.
+    fn probe(&self, state: &mut State, jobs: &[Job], encoded: &[Encoded]) -> Result<()> {
+        if state.trusts_newest.is_some() || self.bases.count() < 2 {
+            return Ok(());
+        }
+        let tensors = &self.checkpoint().tensors;
+        let is_on_newest = |job: &Job| state.plans[job.tensor].is_on_newest();
+        let deltas = jobs.iter().zip(encoded).filter(|(job, _)| is_on_newest(job));
+        let len_bytes = |job: &Job| job.len_bytes(&tensors[job.tensor]) as u64;
+        let (mut raw_bytes, mut stored_bytes) = (0, 0);
+        for (job, encoded) in deltas {
+            raw_bytes += len_bytes(job);
+            stored_bytes += encoded.frame.bytes.len() as u64;
+        }
+        let longest = jobs.iter().filter(|job| is_on_newest(job)).max_by_key(|job| len_bytes(job));
+        if let Some(longest) = longest.filter(|_| are_dense(stored_bytes, raw_bytes)) {
+            let given = state.given(self.checkpoint(), longest);
+            let best = cheapest(&self.encoder, self.bases, longest, given)?;
+            state.trusts_newest = Some(best.is_some_and(|best| best.is_newest));
+        }
+        Ok(())
+    }
+
     /// Queues a frame, and notes what became of its slice.
     fn add(
         &self,
@@ -205,11 +235,10 @@ impl TensorSaver<'_> {
         } = encoded;
         relied.extend(packs_below);
         let record = &mut state.stored[job.tensor];
-        record.rank = record.rank.max(decoding.rank);
+        record.note(decoding.rank, &needs);
         record.stored_bytes += frame.bytes.len() as u64;
         record.changed_elems += frame.changed_elems;
         record.max_ulp = record.max_ulp.max(frame.max_ulp);
-        record.is_cast |= needs.given.is_some_and(|(relation, _)| relation == Relation::Cast);
         let content = Content::Slices {
             dtype: tensor.dtype,
             first: job.slice,
@@ -242,9 +271,7 @@ impl TensorSaver<'_> {
             if !stored.packs.contains(&top.pack) {
                 stored.packs.push(top.pack);
             }
-            stored.rank = stored.rank.max(graph.rank());
-            let given = top.entry().needs.given;
-            stored.is_cast |= given.is_some_and(|(relation, _)| relation == Relation::Cast);
+            stored.note(graph.rank(), &top.entry().needs);
             graphs.push(graph);
         }
         Ok(Some((stored, graphs)))
