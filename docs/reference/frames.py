@@ -110,6 +110,7 @@ class Frame:
         need(relation != ROUNDED or self.dtype is F32, f"§4.9: {self.dtype.name} given its rounding")
         need(relation != SCALE or self.dtype.layout == "float", f"§4.9: {self.dtype.name} given a scale")
         need(relation != CAST or self.dtype is BF16, f"§4.9: {self.dtype.name} given what it was cast from")
+        need(relation != CAST or not self.is_delta, "§4.9: a cast is an anchor")
         self.given_dtype = {ROUNDED: BF16, SCALE: self.dtype, CAST: F32}[relation]
         self.given_start = reader.take(4)
 

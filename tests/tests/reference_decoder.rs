@@ -267,7 +267,7 @@ fn frames_are_what_the_page_says() {
     let longer = [&frame[..], &[0]].concat();
     for (bad, reason) in [
         (flipped(0, 1), "version"),
-        (flipped(2, 2), "frame flags"),
+        (flipped(2, 4), "frame flags"),
         (cut, "§2"),
         (longer, "behind the end"),
     ] {

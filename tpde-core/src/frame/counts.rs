@@ -74,7 +74,8 @@ impl TileCounts {
         self.fresh.iter().map(|h| cost::entropy(h)).sum::<u64>() + cost::bits(self.fresh_raw_bits)
     }
 
-    /// The modes of `plan` worth encoding: what is clearly dearer by entropy is left out.
+    /// The modes of `plan` worth encoding: what is clearly dearer by entropy is left out. From a sixth changed on, SPARSE saves
+    /// under 1 % and takes a device twice as long as DENSE.
     pub(super) fn candidates(&self, plan: &[Mode]) -> Vec<Mode> {
         if self.same {
             return vec![Mode::Same];
@@ -84,8 +85,8 @@ impl TileCounts {
         let delta = self.codable && self.delta_cost() <= self.fresh_cost();
         let alone = plan.len() <= 2;
         let worth = |mode: &Mode| match mode {
-            Mode::Sparse => self.codable && (alone || delta && changed * 5 < total * 3),
-            Mode::Dense => self.codable && (alone || delta && changed * 4 > total),
+            Mode::Sparse => self.codable && (alone || delta && changed * 6 < total),
+            Mode::Dense => self.codable && (alone || delta && changed * 8 > total),
             Mode::Fresh => alone || !delta,
             Mode::Same | Mode::Raw => false,
         };

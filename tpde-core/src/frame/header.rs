@@ -143,6 +143,9 @@ impl Header {
         let given = (flags & HAS_GIVEN != 0)
             .then(|| read_given(r, dtype))
             .transpose()?;
+        if let (Some((Relation::Cast, _)), Some(_)) = (given, base_check) {
+            return Err(corrupt(WHAT, "a cast with a base"));
+        }
         let cuts = Cuts {
             sparse: read_cut(r)?,
             full: read_cut(r)?,

@@ -28,7 +28,7 @@ const SIXTEENTH_OCTAVES: [u64; 16] = [
 const ONE: u64 = 1 << 32;
 const WHOLE: u32 = 1 << FIRST_BITS;
 
-/// Probability of a change, in 1/65536 and at least one of them, of log-odds `o ≥ 1`.
+/// Probability of a change, in 1/65536, of log-odds `o ≥ 1`: at least 4 of them.
 pub(crate) fn change_probability(log_odds: u8) -> u16 {
     let o = u32::from(log_odds);
     let distance = o.abs_diff(EVEN);
@@ -37,8 +37,8 @@ pub(crate) fn change_probability(log_odds: u8) -> u16 {
     let smaller = (1u64 << 48) / ((1 << 16) + ratio);
     let p = if o <= EVEN { smaller } else { ONE - smaller };
     #[expect(clippy::cast_possible_truncation, reason = "a fraction below one of 2^16")]
-    let p = (p >> 16) as u16;
-    p.max(1)
+    let upper = (p >> 16) as u16;
+    upper
 }
 
 /// Slots of "element `at` changes first" out of the `left` that the elements before it left over.
