@@ -88,7 +88,7 @@ def read_pack(data):
     trailer = Reader(data[-TRAILER_BYTES:], "§5 the end of a pack")
     footer_hash, footer_bytes, magic, version = trailer.take(32), trailer.fixed(4), trailer.take(7), trailer.u8()
     need(magic == b"TPDEPK\0", f"§5: a pack ends in {magic}")
-    need(version == 0, f"§5: a pack of version {version}, this reader knows 0")
+    need(version == 1, f"§5: a pack of version {version}, this reader knows 1")
     footer_at = len(data) - TRAILER_BYTES - footer_bytes
     need(footer_at >= 0, f"§5: a footer of {footer_bytes} bytes in a pack of {len(data)}")
     footer = data[footer_at:-TRAILER_BYTES]
