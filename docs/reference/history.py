@@ -20,6 +20,7 @@ from packs import BLOB_BYTES, unzstd
 MANIFEST_BYTES = 512 << 20
 HISTORY_BYTES = 64 << 10
 MAX_DIMENSIONS = 64
+ROLES = 5
 ROLLUP_COMMITS = 256
 DIRECTORY, OPAQUE, SAFETENSORS = range(3)
 
@@ -52,17 +53,29 @@ class File:
         if self.kind != DIRECTORY:
             self.blobs = [blobs[reader.index(len(blobs))] for _ in range(reader.count(1))]
         if self.kind == SAFETENSORS:
-            self.tensors = [self._tensor(reader, tensors) for _ in range(reader.count(3))]
+            self.tensors = self._tensors(reader, tensors)
 
-    def _tensor(self, reader, tensors):
-        name = reader.text()
-        dimensions = reader.count(1)
-        need(dimensions <= MAX_DIMENSIONS, f"§2: tensor {name} has {dimensions} dimensions")
-        shape = [reader.varint() for _ in range(dimensions)]
-        row = tensors[reader.index(len(tensors))]
-        told = -(-prod(shape) * row.dtype.element_bits // 8)
-        need(told == row.bytes, f"§6: tensor {name} of shape {shape} takes {told} bytes, its row says {row.bytes}")
-        return row
+    @staticmethod
+    def _tensors(reader, tensors):
+        count = reader.count(4)
+        names = [reader.text() for _ in range(count)]
+        for _ in range(count):
+            reader.choice(*range(ROLES))
+        rows, expected = [], 0
+        shapes = []
+        for name in names:
+            dimensions = reader.count(1)
+            need(dimensions <= MAX_DIMENSIONS, f"§2: tensor {name} has {dimensions} dimensions")
+            shapes.append([reader.varint() for _ in range(dimensions)])
+        for name, shape in zip(names, shapes):
+            difference = reader.varint()
+            index = expected + (difference >> 1 ^ -(difference & 1))
+            need(0 <= index < len(tensors), f"§6: tensor {name} is number {index} of {len(tensors)}")
+            row, expected = tensors[index], index + 1
+            told = -(-prod(shape) * row.dtype.element_bits // 8)
+            need(told == row.bytes, f"§6: tensor {name} of shape {shape} takes {told} bytes, its row says {row.bytes}")
+            rows.append(row)
+        return rows
 
 
 def checked_path(path):
@@ -76,15 +89,16 @@ def checked_path(path):
 class Manifest:
     def __init__(self, data):
         need(data[:6] == b"TPDEMF", f"§6: a manifest starts with {data[:6]}")
-        need(data[6:7] == b"\0", f"§6: a manifest of version {data[6:7].hex()}, this reader knows 0")
+        need(data[6:7] == b"\1", f"§6: a manifest of version {data[6:7].hex()}, this reader knows 1")
         reader = Reader(unzstd(data[7:], MANIFEST_BYTES, "§6 a manifest"), "§6 a manifest")
         self.run, self.step, self.unix_ms = reader.text(), reader.varint(), reader.varint()
         self.parent = reader.take(32) if reader.choice(0, 1) else None
         self.writer = reader.text()
+        self.has_archived_weights = bool(reader.choice(0, 1))
         packs = reader.count(32)
         self.packs = [reader.take(32) for _ in range(packs)]
 
-        rows = reader.count(39)
+        rows = reader.count(40)
         ids = [reader.take(32) for _ in range(rows)]
         dtypes = [dtype_of(reader.u8(), "a manifest") for _ in range(rows)]
         sizes = [reader.varint() for _ in range(rows)]
@@ -92,6 +106,8 @@ class Manifest:
             for _ in range(reader.count(1)):
                 reader.index(packs)  # packs that hold the tensor, or a part of it: a hint
         reader.take(rows)  # ranks
+        for _ in range(rows):
+            reader.choice(0, 1, 2, 3)  # whether a base, a given tensor are read
         for _ in range(3 * rows):
             reader.varint()  # stored bytes, changed elements, largest distances
         self.tensors = [TensorRow(*row) for row in zip(ids, dtypes, sizes)]
@@ -136,7 +152,7 @@ def unsealed(data, what):
     need(len(data) > 32 and blake3(data[:-32]).digest() == data[-32:], f"§7: the seal of {what} is broken")
     reader = Reader(data[:-32], f"§7 {what}")
     version = reader.u8()
-    need(version == 0, f"§7: {what} is of version {version}, this reader knows 0")
+    need(version == 1, f"§7: {what} is of version {version}, this reader knows 1")
     return reader
 
 

@@ -60,7 +60,7 @@ def file_bytes(file, contents):
         need(blake3(data).digest() == file.digest, f"§6: {file.path} is not the file that was saved")
     if file.kind == SAFETENSORS:
         need(8 + int.from_bytes(data[:8], "little") == len(data), f"§6: the header of {file.path} has another length")
-        data += b"".join(checked(contents.tensor(row.id), row, file) for row in file.tensors)
+        data += b"".join(checked(contents.tensor(row.id, row.dtype), row, file) for row in file.tensors)
     return data
 
 

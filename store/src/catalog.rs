@@ -12,39 +12,90 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tpde_core::TensorId;
 
 use crate::error::{Result, StoreError};
-use crate::ids::{BlobId, PackId};
+use crate::ids::PackId;
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
-use crate::pack::{BLOB_PART, ContentHash, Entry, read_entries};
+use crate::pack::{
+    ContentHash, ContentPrefix, Entry, PART_LEN, PREFIX_LEN, Part, prefix_of, read_entries,
+};
+
+/// Some content that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sought {
+    pub(crate) prefix: ContentPrefix,
+    /// The whole id, where it is known: nothing else will do then.
+    id: Option<ContentHash>,
+    pub(crate) part: Part,
+}
+
+impl Sought {
+    /// A part of the content with this id.
+    pub(crate) fn whole(id: ContentHash, part: Part) -> Self {
+        Self {
+            prefix: prefix_of(&id),
+            id: Some(id),
+            part,
+        }
+    }
+
+    /// A part of the content whose id begins so: what it decodes to is for the reader's digests to prove.
+    pub(crate) fn by_prefix(prefix: ContentPrefix, part: Part) -> Self {
+        Self {
+            prefix,
+            id: None,
+            part,
+        }
+    }
+
+    /// What to call it in a message.
+    pub(crate) fn shown(&self) -> String {
+        let what = match self.part {
+            Part::Blob => "blob",
+            Part::Slice { .. } => "tensor",
+        };
+        let start = &self.prefix[..6];
+        let hex: String = start.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{what} {hex}")
+    }
+
+    /// What the index files it under.
+    fn key(&self) -> ContentKey {
+        let mut key = [0; PREFIX_LEN + PART_LEN];
+        key[..PREFIX_LEN].copy_from_slice(&self.prefix);
+        key[PREFIX_LEN..].copy_from_slice(&self.part.key());
+        key
+    }
+}
 
 /// A pack's entries, by content and part.
 #[derive(Debug)]
 struct PackEntries {
     entries: Vec<Entry>,
-    by_part: HashMap<(ContentHash, u32), (usize, usize)>,
+    by_part: HashMap<(ContentPrefix, Part), (usize, usize)>,
 }
 
 impl PackEntries {
     fn new(entries: Vec<Entry>) -> Self {
-        let mut by_part = HashMap::new();
+        let mut by_part: HashMap<_, (usize, usize)> = HashMap::new();
         for (e, entry) in entries.iter().enumerate() {
-            for (p, part) in parts(entry).enumerate() {
-                by_part.insert((entry.id, part), (e, p));
+            for p in 0..entry.pieces.len() {
+                // Of two encodings of one content, as of equal bytes of two element types, the one of lower rank will do for
+                // whoever reads either.
+                by_part
+                    .entry((prefix_of(&entry.id), entry.part(p)))
+                    .and_modify(|held| {
+                        if entries[held.0].rank > entry.rank {
+                            *held = (e, p);
+                        }
+                    })
+                    .or_insert((e, p));
             }
         }
         Self { entries, by_part }
     }
-}
-
-/// The parts that an entry holds, in the order of its pieces.
-fn parts(entry: &Entry) -> impl Iterator<Item = u32> + '_ {
-    (0u32..)
-        .take(entry.pieces.len())
-        .map(|i| entry.part().saturating_add(i))
 }
 
 /// One stored piece: a frame or a blob.
@@ -60,6 +111,17 @@ pub(crate) struct Piece {
 impl Piece {
     pub(crate) fn entry(&self) -> &Entry {
         &self.entries.entries[self.entry]
+    }
+
+    /// The part of its content that it holds.
+    pub(crate) fn part(&self) -> Part {
+        self.entry().part(self.piece)
+    }
+
+    /// Its stored bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        let range = self.range();
+        range.end - range.start
     }
 
     pub(crate) fn range(&self) -> Range<u64> {
@@ -98,17 +160,6 @@ impl std::fmt::Debug for Catalog {
     }
 }
 
-/// What the index files a part under.
-fn index_key(id: &ContentHash, part: u32) -> ContentKey {
-    if part == 0 {
-        return *id;
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(id);
-    hasher.update(&part.to_le_bytes());
-    *hasher.finalize().as_bytes()
-}
-
 impl Catalog {
     pub(crate) fn new(index: Box<dyn Index>) -> Self {
         Self {
@@ -120,30 +171,23 @@ impl Catalog {
 
     /// Finds one part of some content.
     ///
-    /// * `part`: a slice number, or [`BLOB_PART`].
     /// * `hints`: packs to look into first.
     ///
     /// `None` means that no readable pack holds it.
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(crate) fn find(
-        &self,
-        objects: &Objects,
-        id: &ContentHash,
-        part: u32,
-        hints: &[PackId],
-    ) -> Result<Option<Piece>> {
+    pub(crate) fn find(&self, objects: &Objects, sought: &Sought, hints: &[PackId]) -> Result<Option<Piece>> {
         for &pack in hints {
-            if let Some(piece) = self.in_pack(objects, pack, id, part)? {
+            if let Some(piece) = self.in_pack(objects, pack, sought)? {
                 return Ok(Some(piece));
             }
         }
-        if let Some(piece) = self.by_index(objects, id, part)? {
+        if let Some(piece) = self.by_index(objects, sought)? {
             return Ok(Some(piece));
         }
         self.scan(objects, Scanned::New)?;
-        self.by_index(objects, id, part)
+        self.by_index(objects, sought)
     }
 
     /// Finds a part that the store must hold: if nobody knows it, all packs are asked again before giving up, because an index
@@ -151,32 +195,32 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::find`].
-    fn find_anywhere(
+    pub(crate) fn find_anywhere(
         &self,
         objects: &Objects,
-        id: &ContentHash,
-        part: u32,
+        sought: &Sought,
         hints: &[PackId],
     ) -> Result<Option<Piece>> {
-        if let Some(piece) = self.find(objects, id, part, hints)? {
+        if let Some(piece) = self.find(objects, sought, hints)? {
             return Ok(Some(piece));
         }
         self.scan(objects, Scanned::All)?;
-        self.by_index(objects, id, part)
+        self.by_index(objects, sought)
     }
 
-    fn by_index(&self, objects: &Objects, id: &ContentHash, part: u32) -> Result<Option<Piece>> {
-        match self.index.lookup(&index_key(id, part)) {
-            Some(pack) => self.in_pack(objects, pack, id, part),
+    fn by_index(&self, objects: &Objects, sought: &Sought) -> Result<Option<Piece>> {
+        match self.index.lookup(&sought.key()) {
+            Some(pack) => self.in_pack(objects, pack, sought),
             None => Ok(None),
         }
     }
 
-    fn in_pack(&self, objects: &Objects, pack: PackId, id: &ContentHash, part: u32) -> Result<Option<Piece>> {
+    fn in_pack(&self, objects: &Objects, pack: PackId, sought: &Sought) -> Result<Option<Piece>> {
         let Some(entries) = self.entries(objects, pack)? else {
             return Ok(None);
         };
-        let found = entries.by_part.get(&(*id, part)).copied();
+        let found = entries.by_part.get(&(sought.prefix, sought.part)).copied();
+        let found = found.filter(|&(entry, _)| sought.id.is_none_or(|id| entries.entries[entry].id == id));
         Ok(found.map(|(entry, piece)| Piece {
             entries,
             entry,
@@ -232,7 +276,9 @@ impl Catalog {
     fn add_to_index(&self, pack: PackId, entries: &[Entry]) {
         let keys: Vec<ContentKey> = entries
             .iter()
-            .flat_map(|entry| parts(entry).map(|part| index_key(&entry.id, part)))
+            .flat_map(|entry| {
+                (0..entry.pieces.len()).map(|piece| Sought::whole(entry.id, entry.part(piece)).key())
+            })
             .collect();
         self.index.insert_pack(&pack, &keys);
     }
@@ -246,74 +292,6 @@ impl Catalog {
     /// Makes what was learned outlive this process.
     pub(crate) fn flush(&self) {
         self.index.flush();
-    }
-
-    /// The frames that slice `slice` of a tensor decodes from: an anchor, then each delta on the one before.
-    ///
-    /// # Errors
-    /// `Corrupt` if a link is missing or ranks do not descend.
-    pub(crate) fn chain(
-        &self,
-        objects: &Objects,
-        id: TensorId,
-        slice: u32,
-        hints: &[PackId],
-    ) -> Result<Vec<Piece>> {
-        self.links(objects, *id.as_bytes(), slice, hints)
-    }
-
-    /// The pieces that a part of some content is decoded from, the one without a base first.
-    ///
-    /// # Errors
-    /// `Corrupt` if a link is missing or ranks do not descend.
-    pub(crate) fn links(
-        &self,
-        objects: &Objects,
-        id: ContentHash,
-        part: u32,
-        hints: &[PackId],
-    ) -> Result<Vec<Piece>> {
-        let short = |id: ContentHash| TensorId::from_bytes(id).short();
-        let what = if part == BLOB_PART { "blob" } else { "tensor" };
-        let mut links: Vec<Piece> = Vec::new();
-        let mut wanted = (id, hints.to_vec());
-        loop {
-            let piece = self
-                .find_anywhere(objects, &wanted.0, part, &wanted.1)?
-                .ok_or_else(|| {
-                    let detail = match links.is_empty() {
-                        true => "no pack holds it".to_owned(),
-                        false => format!(
-                            "no pack holds {what} {}, which it is stored against",
-                            short(wanted.0)
-                        ),
-                    };
-                    StoreError::corrupt(format!("{what} {}", short(id)), detail)
-                })?;
-            let entry = piece.entry();
-            if links.last().is_some_and(|above| entry.rank >= above.entry().rank) {
-                return Err(StoreError::corrupt(
-                    piece.shown(),
-                    "its chain does not lead down to an anchor",
-                ));
-            }
-            let base = entry.base.clone();
-            links.push(piece);
-            match base {
-                Some(base) => wanted = (base.id, base.packs),
-                None => break,
-            }
-        }
-        links.reverse();
-        Ok(links)
-    }
-
-    /// The blobs that a blob decodes from: one without a base, then each on the one before.
-    ///
-    /// # Errors
-    /// `Corrupt` if a link is missing or ranks do not descend.
-    pub(crate) fn blob_chain(&self, objects: &Objects, id: BlobId, hints: &[PackId]) -> Result<Vec<Piece>> {
-        self.links(objects, *id.as_bytes(), BLOB_PART, hints)
     }
 }
 

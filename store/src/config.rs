@@ -12,8 +12,8 @@ use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
 use crate::probe;
 
-/// The newest store format that this build reads and writes.
-pub const STORE_FORMAT: u64 = 0;
+/// The store format that this build reads and writes.
+pub const STORE_FORMAT: u64 = 1;
 
 /// Features that this build understands: none yet.
 const KNOWN_FEATURES: &[&str] = &[];
@@ -101,15 +101,15 @@ impl Config {
     /// Reads the stored bytes.
     ///
     /// # Errors
-    /// * `Newer`: the store has a newer format.
+    /// * `Newer`: the store has another format.
     /// * `Corrupt`: it is not what `tpde init` writes.
     fn decode(bytes: &[u8]) -> Result<Self> {
         let broken = |e: serde_json::Error| StoreError::corrupt(NAME, e.to_string());
         let AnyFormat { format } = serde_json::from_slice(bytes).map_err(broken)?;
-        if format > STORE_FORMAT {
+        if format != STORE_FORMAT {
             return Err(StoreError::Newer {
                 what: "this store".to_owned(),
-                detail: format!("it has format {format}, this build knows up to {STORE_FORMAT}"),
+                detail: format!("it has format {format}, this build knows {STORE_FORMAT}"),
             });
         }
         let json: Json = serde_json::from_slice(bytes).map_err(broken)?;
@@ -260,10 +260,12 @@ mod tests {
             open(&objects)
         };
         let id = "0".repeat(32);
-        let newer = with(r#"{"format": 1, "shape": "unheard of"}"#).unwrap_err();
-        assert!(matches!(newer, StoreError::Newer { .. }), "{newer}");
+        for format in [0, 2] {
+            let other = with(&format!(r#"{{"format": {format}, "shape": "unheard of"}}"#)).unwrap_err();
+            assert!(matches!(other, StoreError::Newer { .. }), "{other}");
+        }
         let (_, access) = with(&format!(
-            r#"{{"format":0,"store_id":"{id}","created_unix_ms":1,"features":["glow"],"later":1}}"#
+            r#"{{"format":1,"store_id":"{id}","created_unix_ms":1,"features":["glow"],"later":1}}"#
         ))
         .unwrap();
         let error = access.require_write().unwrap_err();
@@ -271,8 +273,8 @@ mod tests {
         for broken in [
             "",
             "{}",
-            r#"{"format":0}"#,
-            r#"{"format":0,"store_id":"x","created_unix_ms":1,"features":[]}"#,
+            r#"{"format":1}"#,
+            r#"{"format":1,"store_id":"x","created_unix_ms":1,"features":[]}"#,
             &" ".repeat(1 << 17),
         ] {
             let error = with(broken).unwrap_err();

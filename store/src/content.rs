@@ -1,106 +1,140 @@
 //! Turns stored pieces back into content, verified.
 
-use tpde_core::{Chain, CodecError, Dtype, Frame, Link, SubtreeHash, TensorId};
+use tpde_core::{Chain, CodecError, Dtype, Frame, Link, Relation, SubtreeHash, TensorId};
 
-use crate::catalog::{Catalog, Piece};
+use crate::catalog::{Catalog, Piece, Sought};
 use crate::compress::decompress;
 use crate::error::{Result, StoreError};
+use crate::graph::Graph;
 use crate::ids::{BlobId, PackId};
 use crate::keys::Key;
 use crate::objects::Objects;
-use crate::pack::{BlobCodec, Content};
+use crate::pack::{BlobCodec, Content, Part};
 
 /// Longest blob: larger files are cut. A power of two of BLAKE3 chunks, so that a file's digest merges from its blobs'.
 pub(crate) const BLOB_BYTES: usize = 8 << 20;
 /// Most links that a blob's prefix chain may have.
 pub(crate) const MAX_BLOB_RANK: u8 = 16;
 
-/// A slice that was read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ReadSlice {
-    /// Hash of its bytes.
-    pub(crate) hash: SubtreeHash,
-    /// The dtype that its frames were coded as: equal bytes may have been saved as another.
-    pub(crate) dtype: Dtype,
+impl Catalog {
+    /// What a slice of a tensor decodes from.
+    ///
+    /// # Errors
+    /// As [`Graph::resolve`].
+    pub(crate) fn slice(
+        &self,
+        objects: &Objects,
+        id: TensorId,
+        dtype: Dtype,
+        slice: u32,
+        hints: &[PackId],
+    ) -> Result<Graph> {
+        let sought = Sought::whole(*id.as_bytes(), Part::Slice { dtype, number: slice });
+        Graph::resolve(self, objects, &sought, hints)
+    }
+
+    /// What a blob decodes from: one without a base, then each on the one before.
+    ///
+    /// # Errors
+    /// As [`Graph::resolve`].
+    pub(crate) fn blob(&self, objects: &Objects, id: BlobId, hints: &[PackId]) -> Result<Graph> {
+        Graph::resolve(self, objects, &Sought::whole(*id.as_bytes(), Part::Blob), hints)
+    }
 }
 
 /// Decodes one slice of a tensor into `out`.
 ///
-/// * `links`: from [`Catalog::chain`].
+/// * `graph`: from [`Catalog::slice`].
 ///
 /// Of a slice that is the whole tensor, the hash was compared with `id` already.
 ///
 /// # Errors
 /// `Corrupt`, naming the pack and the tensor.
-pub(crate) fn read_slice(
-    objects: &Objects,
-    id: TensorId,
-    links: &[Piece],
-    out: &mut [u8],
-) -> Result<ReadSlice> {
-    let stored = links
+pub(crate) fn read_slice(objects: &Objects, id: TensorId, graph: &Graph, out: &mut [u8]) -> Result<SubtreeHash> {
+    let stored = graph
+        .nodes()
         .iter()
-        .map(|piece| objects.get_range(&Key::Pack(piece.pack), piece.range()))
+        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
         .collect::<Result<Vec<_>>>()?;
     let damaged = |piece: &Piece, e: CodecError| {
         StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e)
     };
-    let mut frames = Vec::with_capacity(links.len());
-    for (piece, bytes) in links.iter().zip(&stored) {
+    let mut frames = Vec::with_capacity(stored.len());
+    for (i, bytes) in stored.iter().enumerate() {
+        let piece = &graph.nodes()[i].piece;
         let frame = Frame::parse(bytes).map_err(|e| damaged(piece, e))?;
-        if let Some(base) = &piece.entry().base {
-            frame
-                .check_base(&TensorId::from_bytes(base.id))
-                .map_err(|e| damaged(piece, e))?;
-        }
-        if frame.len_bytes() != out.len() {
-            let detail = format!("it holds {} bytes, {} are expected", frame.len_bytes(), out.len());
-            return Err(StoreError::corrupt(piece.shown(), detail));
-        }
+        check_entry(graph, i, &frame).map_err(|e| damaged(piece, e))?;
         frames.push(frame);
     }
-    let Some(newest) = links.last() else {
-        return Err(StoreError::corrupt(
-            format!("tensor {}", id.short()),
-            "its chain is empty",
-        ));
-    };
-    let hash = match chain_of(&frames).and_then(|chain| chain.decode(out)) {
-        Ok(hash) => hash,
-        Err(error) => {
-            let culprit = first_damaged(links, &frames, out).unwrap_or(newest);
-            return Err(damaged(culprit, error));
-        }
-    };
-    match hash {
-        SubtreeHash::Whole(found) if found != id => {
-            let culprit = first_damaged(links, &frames, out).unwrap_or(newest);
-            Err(damaged(culprit, CodecError::WrongTensor { expected: id, found }))
-        }
-        _ => Ok(ReadSlice {
-            hash,
-            dtype: frames[0].dtype(),
-        }),
+    let newest = graph.top();
+    let read_bytes = frames.last().map_or(0, Frame::len_bytes);
+    if read_bytes != out.len() {
+        let detail = format!("it holds {read_bytes} bytes, {} are expected", out.len());
+        return Err(StoreError::corrupt(newest.shown(), detail));
     }
+    let last = frames.len() - 1;
+    let hash = match chain(graph, &frames, last).and_then(|chain| chain.decode(out)) {
+        Ok(SubtreeHash::Whole(found)) if found != id => {
+            Err(CodecError::WrongTensor { expected: id, found })
+        }
+        decoded => decoded,
+    };
+    hash.map_err(|error| damaged(first_damaged(graph, &frames).unwrap_or(newest), error))
 }
 
-/// Frames that are each taken against the one before.
-fn chain_of<'f, 'a>(frames: &'f [Frame<'a>]) -> tpde_core::Result<Chain<'f, 'a>> {
-    let link = |(i, frame): (usize, &'f Frame<'a>)| Link::frame(frame, i.checked_sub(1), None);
-    Chain::new(frames.iter().enumerate().map(link).collect())
+/// Checks that a frame is what its entry says.
+fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result<()> {
+    let node = &graph.nodes()[at];
+    let id = |n: usize| TensorId::from_bytes(graph.nodes()[n].piece.entry().id);
+    if let Some(base) = node.base {
+        frame.check_base(&id(base))?;
+    }
+    if let Some(given) = node.given {
+        frame.check_given(&id(given))?;
+    }
+    let entry = node.piece.entry();
+    let relation = |r: Option<Relation>| r.map_or("alone", Relation::name);
+    let found = (frame.dtype().name(), relation(frame.relation()));
+    let told = match entry.content {
+        Content::Slices { dtype, .. } => dtype.name(),
+        Content::Blob { .. } => "a blob",
+    };
+    let told = (told, relation(entry.needs.given.map(|(r, _)| r)));
+    if found != told {
+        return Err(CodecError::Corrupt {
+            what: "frame",
+            detail: format!(
+                "it is {}, {}; the footer of its pack says {}, {}",
+                found.0, found.1, told.0, told.1
+            ),
+        });
+    }
+    Ok(())
 }
 
-/// The oldest link of a damaged chain that does not decode to what it is named after: decoding fuses all links, so only going
+/// The chain of node `at` alone.
+fn chain<'f, 'a>(graph: &Graph, frames: &'f [Frame<'a>], at: usize) -> tpde_core::Result<Chain<'f, 'a>> {
+    let links = graph.below(at);
+    Chain::new(
+        links
+            .into_iter()
+            .map(|(i, base, given)| Link::frame(&frames[i], base, given))
+            .collect(),
+    )
+}
+
+/// The lowest piece of a damaged graph that does not decode to what it is named after: decoding fuses all pieces, so only going
 /// through them one by one tells which pack to replace.
-fn first_damaged<'p>(links: &'p [Piece], frames: &[Frame<'_>], out: &mut [u8]) -> Option<&'p Piece> {
-    (1..=links.len()).find_map(|depth| {
-        let expected = TensorId::from_bytes(links[depth - 1].entry().id);
-        let sound = match chain_of(&frames[..depth]).and_then(|chain| chain.decode(out)) {
+fn first_damaged<'g>(graph: &'g Graph, frames: &[Frame<'_>]) -> Option<&'g Piece> {
+    graph.nodes().iter().enumerate().find_map(|(at, node)| {
+        let expected = TensorId::from_bytes(node.piece.entry().id);
+        let mut out = vec![0; frames[at].len_bytes()];
+        let sound = match chain(graph, frames, at).and_then(|chain| chain.decode(&mut out)) {
             Ok(SubtreeHash::Whole(found)) => found == expected,
             Ok(SubtreeHash::Part(_)) => true,
             Err(_) => false,
         };
-        (!sound).then(|| &links[depth - 1])
+        (!sound).then_some(&node.piece)
     })
 }
 
@@ -114,18 +148,20 @@ pub(crate) fn read_blob(
     id: BlobId,
     hints: &[PackId],
 ) -> Result<Vec<u8>> {
-    read_blob_links(objects, id, &catalog.blob_chain(objects, id, hints)?)
+    read_blob_graph(objects, id, &catalog.blob(objects, id, hints)?)
 }
 
 /// Decodes a blob.
 ///
-/// * `links`: from [`Catalog::blob_chain`].
+/// * `graph`: from [`Catalog::blob`].
 ///
 /// # Errors
-/// `Corrupt` if a link does not decompress or does not hash to its id.
-pub(crate) fn read_blob_links(objects: &Objects, id: BlobId, links: &[Piece]) -> Result<Vec<u8>> {
+/// `Corrupt` if a piece does not decompress or does not hash to its id.
+pub(crate) fn read_blob_graph(objects: &Objects, id: BlobId, graph: &Graph) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    for piece in links {
+    // A blob reads at most one other, so its graph is a chain.
+    for node in graph.nodes() {
+        let piece = &node.piece;
         let damaged = |detail: String| StoreError::corrupt(format!("blob in {}", piece.shown()), detail);
         let Content::Blob { len_bytes, codec } = piece.entry().content else {
             return Err(damaged("it is a tensor".into()));

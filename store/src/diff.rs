@@ -167,17 +167,18 @@ impl Store {
         let last = u32::try_from(last).unwrap_or(u32::MAX);
         let hints = hints(manifest, record);
         self.catalog
-            .chain(self.objects(), record.id, last, &hints)
+            .slice(self.objects(), record.id, record.dtype, last, &hints)
             .map(drop)
     }
 
     fn slice(&self, manifest: &Manifest, tensor: usize, slice: u32, len_bytes: usize) -> Result<Vec<u8>> {
         let record = &manifest.tensors[tensor];
-        let links = self
+        let hints = hints(manifest, record);
+        let graph = self
             .catalog
-            .chain(self.objects(), record.id, slice, &hints(manifest, record))?;
+            .slice(self.objects(), record.id, record.dtype, slice, &hints)?;
         let mut bytes = vec![0; len_bytes];
-        read_slice(self.objects(), record.id, &links, &mut bytes)?;
+        read_slice(self.objects(), record.id, &graph, &mut bytes)?;
         Ok(bytes)
     }
 }

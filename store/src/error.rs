@@ -40,7 +40,7 @@ pub enum StoreError {
     },
     /// Written by a newer tpde: upgrade. Nothing was changed.
     #[error(
-        "{what} needs a newer tpde: {detail}. Upgrade tpde and run the command again; nothing was changed"
+        "{what} needs another version of tpde: {detail}. Upgrade tpde, or use the version that wrote it; nothing was changed"
     )]
     Newer {
         /// The store or object.
@@ -131,7 +131,7 @@ impl StoreError {
         match error {
             CodecError::Unsupported { what, found, known } => Self::Newer {
                 what: object.into(),
-                detail: format!("{what} {found}, this build knows up to {known}"),
+                detail: format!("{what} {found}, this build knows {known}"),
             },
             other => Self::corrupt(object, other.to_string()),
         }

@@ -3,7 +3,9 @@
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
-//! catalog     which piece of which pack holds some content        content: a piece back into bytes, verified
+//! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
+//! catalog     which piece of which pack holds some content
+//! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
 //! reference   run@step, tags, id prefixes → a manifest
 //! tags        names for checkpoints
@@ -42,6 +44,7 @@ pub mod error;
 #[cfg(test)]
 mod faults;
 mod files;
+mod graph;
 pub mod history;
 pub mod ids;
 pub mod index;
@@ -54,6 +57,7 @@ pub mod probe;
 pub mod progress;
 pub mod reference;
 pub mod restore;
+pub mod roles;
 pub mod rollup;
 pub mod save;
 mod seal;
@@ -76,6 +80,7 @@ pub use objects::Objects;
 pub use progress::{Progress, Silent, Stage};
 pub use reference::Resolved;
 pub use restore::{RestoreReport, RestoreRequest};
+pub use roles::Role;
 pub use save::{SaveReport, SaveRequest};
 pub use stats::{RunStats, Stats};
 pub use store::Store;

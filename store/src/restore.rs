@@ -1,7 +1,7 @@
 //! Restore: a checkpoint's files, byte for byte, verified.
 //!
 //! ```text
-//! manifest ─▶ chains (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
+//! manifest ─▶ graphs (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
 //! ```
 
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use globset::GlobSet;
 use rayon::prelude::*;
 use tpde_core::{SubtreeHash, TensorId, merge_subtrees, slices_of};
 
-use crate::catalog::Piece;
 use crate::content::{read_blob, read_slice};
 use crate::error::{Result, StoreError};
 use crate::files::target::{TargetDir, TargetFile};
+use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
 use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
@@ -53,7 +53,7 @@ enum Part {
         file: usize,
         tensor: usize,
         slice: u32,
-        links: Vec<Piece>,
+        graph: Graph,
         at: u64,
         len_bytes: usize,
     },
@@ -73,7 +73,7 @@ impl Part {
     /// Bytes in memory while it is written.
     fn memory_bytes(&self) -> u64 {
         match self {
-            Self::Slice { len_bytes, links, .. } => decoding_bytes(*len_bytes as u64, links),
+            Self::Slice { len_bytes, graph, .. } => decoding_bytes(*len_bytes as u64, graph),
             Self::Bytes { .. } | Self::Header { .. } => self.len_bytes(),
         }
     }
@@ -171,16 +171,16 @@ impl Store {
                         Part::Slice {
                             file,
                             tensor,
-                            links,
+                            graph,
                             at,
                             len_bytes,
                             ..
                         } => {
                             let mut bytes = vec![0; *len_bytes];
                             let id = manifest.tensors[*tensor].id;
-                            let read = read_slice(self.objects(), id, links, &mut bytes)?;
+                            let hash = read_slice(self.objects(), id, graph, &mut bytes)?;
                             write(*file, *at, &bytes)?;
-                            Some(read.hash)
+                            Some(hash)
                         }
                         Part::Bytes {
                             file,
@@ -294,15 +294,15 @@ impl Plan<'_> {
         let record = &self.manifest.tensors[tensor];
         for (slice, offset_bytes, len_bytes) in slices(record) {
             let hints = hints(self.manifest, record);
-            let links = self
-                .store
-                .catalog
-                .chain(self.store.objects(), record.id, slice, &hints)?;
+            let graph =
+                self.store
+                    .catalog
+                    .slice(self.store.objects(), record.id, record.dtype, slice, &hints)?;
             self.parts.push(Part::Slice {
                 file,
                 tensor,
                 slice,
-                links,
+                graph,
                 at: at + offset_bytes,
                 len_bytes,
             });

@@ -22,7 +22,7 @@ use crate::summary::{Summary, read_list, write_list};
 pub const ROLLUP_EVERY: usize = 256;
 
 /// The newest rollup format that this build reads and writes.
-const FORMAT: u8 = 0;
+const FORMAT: u8 = 1;
 
 /// Name of the structure in messages.
 const WHAT: &str = "rollup";
@@ -75,7 +75,7 @@ impl Rollup {
         let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
         let mut r = Reader::new(unseal(WHAT, sealed)?);
         let format = r.u8(WHAT)?;
-        if format > FORMAT {
+        if format != FORMAT {
             return Err(CodecError::Unsupported {
                 what: "rollup format",
                 found: u64::from(format),

@@ -24,7 +24,7 @@ use crate::seal::{seal, unseal};
 use crate::summary::{SlotAction, Summary, Totals, read_list, short, write_list};
 
 /// The newest slot format that this build reads and writes.
-const FORMAT: u8 = 0;
+const FORMAT: u8 = 1;
 
 /// Most bytes of a history once it is decompressed.
 const MAX_HISTORY_LEN: usize = 64 << 10;
@@ -143,7 +143,7 @@ impl Slot {
         let corrupt = |detail: String| CodecError::Corrupt { what: WHAT, detail };
         let mut r = Reader::new(unseal(WHAT, sealed)?);
         let format = r.u8(WHAT)?;
-        if format > FORMAT {
+        if format != FORMAT {
             return Err(CodecError::Unsupported {
                 what: "slot format",
                 found: u64::from(format),
@@ -340,10 +340,10 @@ mod tests {
         seal(w.into_bytes())
     }
 
-    /// Promise: a newer slot asks for an upgrade.
+    /// Promise: a slot of another version, older or newer, asks for the build that knows it.
     #[test]
     fn newer_formats_and_kinds() {
-        for newer in [sealed_with(1, 0), sealed_with(0, 1)] {
+        for newer in [sealed_with(0, 0), sealed_with(2, 0), sealed_with(1, 1)] {
             let error = Slot::decode(&newer).unwrap_err();
             assert!(matches!(error, CodecError::Unsupported { .. }), "{error}");
         }

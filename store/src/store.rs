@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, Piece};
+use crate::catalog::{Catalog, Sought};
 use crate::config::{self, Access, Config};
 use crate::error::{Result, StoreError};
+use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
 use crate::index::{cache_folder, open_index};
 use crate::keys::Key;
 use crate::manifest::Manifest;
 use crate::objects::Objects;
-use crate::pack::ContentHash;
 use crate::reference::{self, Resolved};
 
 /// A store of checkpoints.
@@ -93,17 +93,12 @@ impl Store {
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(crate) fn stored_chain(
-        &self,
-        id: &ContentHash,
-        part: u32,
-        hints: &[PackId],
-    ) -> Result<Option<Vec<Piece>>> {
-        if self.catalog.find(&self.objects, id, part, hints)?.is_none() {
+    pub(crate) fn stored_graph(&self, sought: &Sought, hints: &[PackId]) -> Result<Option<Graph>> {
+        if self.catalog.find(&self.objects, sought, hints)?.is_none() {
             return Ok(None);
         }
-        match self.catalog.links(&self.objects, *id, part, hints) {
-            Ok(links) => Ok(Some(links)),
+        match Graph::resolve(&self.catalog, &self.objects, sought, hints) {
+            Ok(graph) => Ok(Some(graph)),
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::warn!("stored again: {error}");
                 Ok(None)

@@ -106,12 +106,13 @@ fn columns(s: &Summary) -> [u64; 6] {
 }
 
 /// Wrapping difference, small in both directions.
-fn zigzag(from: u64, to: u64) -> u64 {
+pub(crate) fn zigzag(from: u64, to: u64) -> u64 {
     let difference = to.wrapping_sub(from).cast_signed();
     (difference.cast_unsigned() << 1) ^ (difference >> 63).cast_unsigned()
 }
 
-fn unzigzag(from: u64, coded: u64) -> u64 {
+/// Inverse of [`zigzag`] for the same `from`.
+pub(crate) fn unzigzag(from: u64, coded: u64) -> u64 {
     from.wrapping_add((coded >> 1) ^ (coded & 1).wrapping_neg())
 }
 

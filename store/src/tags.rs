@@ -20,7 +20,7 @@ use crate::objects::Objects;
 use crate::seal::{seal, unseal};
 
 /// The newest record format that this build reads and writes.
-const FORMAT: u8 = 0;
+const FORMAT: u8 = 1;
 
 /// Name of the structure in messages.
 const WHAT: &str = "tag record";
@@ -89,7 +89,7 @@ impl TagRecord {
             detail: format!("{text:?} is not a name"),
         };
         let format = r.u8(WHAT)?;
-        if format > FORMAT {
+        if format != FORMAT {
             return Err(newer("tag format", format, FORMAT));
         }
         let state = r.u8(WHAT)?;

@@ -3,19 +3,19 @@
 use std::collections::{BTreeSet, HashSet};
 
 use rayon::prelude::*;
-use tpde_core::constants::SLICE_BYTES;
-use tpde_core::{SubtreeHash, TensorId};
+use tpde_core::{Dtype, SubtreeHash, TensorId};
 
 use crate::content::{BLOB_BYTES, MAX_BLOB_RANK, read_blob, read_slice};
 use crate::error::{Result, StoreError};
+use crate::graph::Graph;
 use crate::history;
 use crate::ids::{BlobId, ManifestId, PackId};
 use crate::keys::{Key, Prefix};
-use crate::manifest::{FileContent, Manifest};
+use crate::manifest::{FileContent, Manifest, TensorRecord};
 use crate::progress::{Progress, Stage};
 use crate::restore::{check_tensor, hints, slices};
 use crate::store::Store;
-use crate::window::windows;
+use crate::window::{decoding_bytes, windows};
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -74,7 +74,7 @@ impl VerifyReport {
                 let detail = match error {
                     StoreError::Corrupt { object, detail, .. } => format!("{object}: {detail}"),
                     StoreError::NotFound { what, .. } => format!("{what} was not found"),
-                    StoreError::Newer { what, detail } => format!("{what} needs a newer tpde: {detail}"),
+                    StoreError::Newer { what, detail } => format!("{what} needs another version of tpde: {detail}"),
                     StoreError::Codec(error) => error.to_string(),
                     other => return Err(other),
                 };
@@ -159,16 +159,15 @@ impl Store {
         let mut blobs = HashSet::new();
         for manifest in manifests {
             for record in &manifest.tensors {
-                if !tensors.insert(record.id) {
+                if !tensors.insert((record.id, record.dtype)) {
                     continue;
                 }
                 for (slice, ..) in slices(record) {
-                    let hints = hints(manifest, record);
-                    let chain = self.catalog.chain(self.objects(), record.id, slice, &hints);
-                    let Some(links) = report.note(shown(manifest), chain)? else {
+                    let graph = self.slice_graph(manifest, record, slice);
+                    let Some(graph) = report.note(shown(manifest), graph)? else {
                         break;
                     };
-                    packs.extend(links.into_iter().map(|piece| piece.pack));
+                    packs.extend(graph.packs());
                 }
             }
             for blob in &manifest.blobs {
@@ -176,9 +175,9 @@ impl Store {
                     continue;
                 }
                 let hint = manifest.packs[blob.pack as usize];
-                let chain = self.catalog.blob_chain(self.objects(), blob.id, &[hint]);
-                let links = report.note(shown(manifest), chain)?;
-                packs.extend(links.into_iter().flatten().map(|piece| piece.pack));
+                let graph = self.catalog.blob(self.objects(), blob.id, &[hint]);
+                let graph = report.note(shown(manifest), graph)?;
+                packs.extend(graph.iter().flat_map(Graph::packs));
             }
         }
         report.contents = (tensors.len() + blobs.len()) as u64;
@@ -229,14 +228,14 @@ impl Store {
         report: &mut VerifyReport,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let mut seen: HashSet<TensorId> = HashSet::new();
+        let mut seen: HashSet<(TensorId, Dtype)> = HashSet::new();
         let mut work = Vec::new();
         for manifest in manifests {
             let tensors = manifest
                 .tensors
                 .iter()
                 .enumerate()
-                .filter(|(_, t)| seen.insert(t.id));
+                .filter(|(_, t)| seen.insert((t.id, t.dtype)));
             work.extend(tensors.map(|(index, _)| Work::Tensor { manifest, index }));
             work.extend((0..manifest.files.len()).map(|index| Work::File { manifest, index }));
         }
@@ -248,11 +247,13 @@ impl Store {
             },
         };
         progress.start(Stage::Verify, work.iter().map(len).sum());
-        // A content holds a slice and at most as much again for each link below it.
+        // A tensor is checked slice by slice. What its first one takes, most of the others do; what cannot be found takes nothing.
         let memory = |work: &Work<'_>| match work {
             Work::Tensor { manifest, index } => {
                 let record = &manifest.tensors[*index];
-                record.len_bytes.min(SLICE_BYTES as u64) * (u64::from(record.rank) + 2)
+                let slice_bytes = slices(record).next().map_or(0, |(.., len_bytes)| len_bytes as u64);
+                let graph = self.slice_graph(manifest, record, 0);
+                graph.map_or(0, |graph| decoding_bytes(slice_bytes, &graph))
             }
             Work::File { .. } => u64::from(MAX_BLOB_RANK) * BLOB_BYTES as u64,
         };
@@ -276,15 +277,19 @@ impl Store {
         Ok(())
     }
 
+    fn slice_graph(&self, manifest: &Manifest, record: &TensorRecord, slice: u32) -> Result<Graph> {
+        let hints = hints(manifest, record);
+        self.catalog
+            .slice(self.objects(), record.id, record.dtype, slice, &hints)
+    }
+
     fn check_tensor(&self, manifest: &Manifest, index: usize, progress: &dyn Progress) -> Result<u64> {
         let record = &manifest.tensors[index];
         let mut hashes: Vec<SubtreeHash> = Vec::new();
         for (slice, _, len_bytes) in slices(record) {
-            let links = self
-                .catalog
-                .chain(self.objects(), record.id, slice, &hints(manifest, record))?;
+            let graph = self.slice_graph(manifest, record, slice)?;
             let mut bytes = vec![0; len_bytes];
-            hashes.push(read_slice(self.objects(), record.id, &links, &mut bytes)?.hash);
+            hashes.push(read_slice(self.objects(), record.id, &graph, &mut bytes)?);
             progress.advance(len_bytes as u64);
         }
         check_tensor(record.id, &hashes)?;

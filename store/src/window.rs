@@ -1,14 +1,18 @@
 //! Bounds what is in memory at once: work is done a window at a time, in parallel within it.
 
-use crate::catalog::Piece;
+use tpde_core::Dtype;
+
+use crate::graph::Graph;
 
 /// Most bytes that the work of one window may hold: what comes out, and the stored pieces that it is decoded from.
 pub(crate) const WINDOW_BYTES: u64 = 160 << 20;
 
-/// Bytes in memory while a chain is decoded into `len_bytes`.
-pub(crate) fn decoding_bytes(len_bytes: u64, links: &[Piece]) -> u64 {
-    let stored = links.iter().map(|piece| piece.range().end - piece.range().start);
-    len_bytes.saturating_add(stored.sum())
+/// Bytes in memory while a graph is decoded into `len_bytes`: what comes out, the stored pieces, and a tile of each.
+pub(crate) fn decoding_bytes(len_bytes: u64, graph: &Graph) -> u64 {
+    let tiles = graph.nodes().len() * Dtype::F32.tile_bytes();
+    len_bytes
+        .saturating_add(graph.stored_bytes())
+        .saturating_add((tiles as u64).min(len_bytes.saturating_mul(graph.nodes().len() as u64)))
 }
 
 /// Cuts `items` into runs of at most [`WINDOW_BYTES`], of at least one item each.

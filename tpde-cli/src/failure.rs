@@ -141,8 +141,8 @@ impl From<&StoreError> for Report {
             StoreError::Newer { what, detail } => new(
                 Exit::Failed,
                 "newer",
-                format!("{what} needs a newer tpde: {detail}"),
-                "Upgrade tpde and run the command again; nothing was changed",
+                format!("{what} needs another version of tpde: {detail}"),
+                "Upgrade tpde, or use the version that wrote it; nothing was changed",
             ),
             StoreError::OutcomeUnknown { detail, hint } => new(
                 Exit::Failed,

@@ -18,15 +18,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use tpde_core::ID_LEN;
-
 use crate::ids::{PackId, StoreId};
+use crate::pack::{PART_LEN, PREFIX_LEN};
 
 pub use self::memory::MemoryIndex;
 pub use self::sled::SledIndex;
 
-/// What a row is filed under: the id of a tensor or blob, or a hash that stands for a part of it.
-pub type ContentKey = [u8; ID_LEN];
+/// What a row is filed under: the first bytes of the id of a tensor or blob, and which part of it.
+pub type ContentKey = [u8; PREFIX_LEN + PART_LEN];
 
 /// What a cache of locations does. Every implementation gives the same answers to the same calls, until something
 /// is damaged; then it may forget, and never invents.

@@ -11,7 +11,7 @@ use crate::ids::PackId;
 pub(super) const SUM_LEN: usize = 16;
 
 /// The checksum of a `value` under `key`.
-pub(super) fn sum(key: &ContentKey, value: &[u8]) -> [u8; SUM_LEN] {
+pub(super) fn sum(key: &[u8], value: &[u8]) -> [u8; SUM_LEN] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(key).update(value);
     let mut sum = [0; SUM_LEN];
@@ -46,7 +46,7 @@ mod tests {
             let bytes = encode(&key, &pack);
             prop_assert_eq!(decode(&key, &bytes), Some(pack));
             let mut other = key;
-            other[at.index(32)] ^= 1 << bit;
+            other[at.index(key.len())] ^= 1 << bit;
             prop_assert_eq!(decode(&other, &bytes), None);
             let at = at.index(bytes.len());
             prop_assert_eq!(decode(&key, &bytes[..at]), None);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::sled::{Batch, Config, Db, Tree};
 use parking_lot::RwLock;
+use tpde_core::ID_LEN;
 
 use super::memory::MemoryIndex;
 use super::row;
@@ -22,7 +23,7 @@ use crate::ids::PackId;
 const CACHE_BYTES: u64 = 32 << 20;
 
 /// The layout of keys and rows; another one is set aside.
-const SCHEMA_EPOCH: &[u8] = b"tpde-index-2";
+const SCHEMA_EPOCH: &[u8] = b"tpde-index-3";
 
 /// Where the schema stands.
 const SCHEMA_KEY: &[u8] = b"schema";
@@ -161,8 +162,8 @@ impl Disk {
 
 /// The pack that the entry `pack` → `mark` stands for.
 fn marked(pack: &[u8], mark: &[u8]) -> Result<PackId, Trouble> {
-    match ContentKey::try_from(pack) {
-        Ok(key) if row::sum(&key, b"pack")[..] == *mark => Ok(PackId::from_bytes(key)),
+    match <[u8; ID_LEN]>::try_from(pack) {
+        Ok(id) if row::sum(&id, b"pack")[..] == *mark => Ok(PackId::from_bytes(id)),
         _ => Err(Trouble::Damaged("a pack's mark is wrong")),
     }
 }

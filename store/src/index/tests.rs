@@ -30,7 +30,8 @@ fn raw(home: &Path) -> ::sled::Db {
 }
 
 fn key(n: u64) -> ContentKey {
-    *blake3::hash(&n.to_le_bytes()).as_bytes()
+    let hash = blake3::hash(&n.to_le_bytes());
+    *hash.as_bytes().first_chunk().unwrap()
 }
 
 fn pack(n: u8) -> PackId {

@@ -1,9 +1,10 @@
 //! What a new tensor may be taken against.
 //!
-//! In the order of trial: the run's newest checkpoint, the *skip bases* of this one (its sequence number with the lowest set
-//! bits cleared, one after another, down to the run's first), and the parent that was named. A chain grows link by link
-//! until it reaches the depth limit; then a skip base, whose chain is shorter, starts a new branch. So any of 10 000 steps is
-//! at most `max_depth` links from an anchor.
+//! In the order of age: the run's newest checkpoint, the *skip bases* of this one (its sequence number with the lowest set bits
+//! cleared, one after another, down to the run's first, its anchor), and the parent that was named. Which of them costs least is
+//! for `choice` to find out; usually the newest does, and then no other is looked at. A chain grows link by link until it reaches
+//! a limit; then a skip base, whose chain is shorter, starts a new branch. So any of 10 000 steps is at most `max_depth` links
+//! from an anchor.
 
 use std::collections::HashMap;
 
@@ -11,28 +12,40 @@ use parking_lot::Mutex;
 use tpde_core::{Dtype, TensorId};
 
 use super::ids::{BlobSource, TensorSource};
-use crate::catalog::Piece;
+use crate::catalog::Sought;
 use crate::content::MAX_BLOB_RANK;
 use crate::error::{Result, StoreError};
+use crate::graph::Graph;
 use crate::history;
 use crate::ids::{BlobId, ManifestId, PackId};
 use crate::manifest::{FileContent, Manifest};
-use crate::pack::BLOB_PART;
+use crate::pack::Part;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 
-/// A base that was chosen for one tensor.
+/// A tensor that another may be taken against.
 #[derive(Debug, Clone)]
-pub(super) struct ChosenBase {
+pub(super) struct Candidate {
     pub(super) id: TensorId,
-    /// The frames of every slice of it.
-    pub(super) chains: Vec<Vec<Piece>>,
+    /// What every slice of it is decoded from.
+    pub(super) graphs: Vec<Graph>,
+    /// Whether the run's newest checkpoint holds it.
+    pub(super) is_newest: bool,
+}
+
+impl Candidate {
+    /// The highest rank of its slices.
+    pub(super) fn rank(&self) -> u8 {
+        self.graphs.iter().map(Graph::rank).max().unwrap_or(0)
+    }
 }
 
 /// Candidate checkpoints; each manifest is read when it is first needed.
 pub(super) struct Bases<'s> {
     store: &'s Store,
     candidates: Vec<ManifestId>,
+    /// Whether the first of them is the run's newest checkpoint.
+    has_newest: bool,
     loaded: Mutex<HashMap<ManifestId, std::sync::Arc<ByName>>>,
 }
 
@@ -44,16 +57,41 @@ struct ByName {
     tensors_by_name: HashMap<String, usize>,
     blobs: HashMap<(String, usize), usize>,
     hints: HashMap<[u8; 32], Vec<PackId>>,
-    contents: Vec<(TensorId, Dtype, u64)>,
+    contents: Vec<Known>,
     blob_ids: Vec<BlobId>,
 }
 
+/// A tensor as a manifest records it.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    id: TensorId,
+    dtype: Dtype,
+    len_bytes: u64,
+    stored_bytes: u64,
+}
+
 impl ByName {
+    /// The tensor that stood where `tensor` stands, if it has the same type and length.
+    fn tensor(&self, tensor: &TensorSource) -> Option<Known> {
+        let exact = tensor.names.iter().find_map(|n| self.tensors.get(n));
+        let by_name = || {
+            let mut names = tensor.names.iter();
+            names.find_map(|(_, name)| self.tensors_by_name.get(name))
+        };
+        let known = *self.contents.get(*exact.or_else(by_name)?)?;
+        ((known.dtype, known.len_bytes) == (tensor.dtype, tensor.len_bytes)).then_some(known)
+    }
+
     fn new(manifest: &Manifest) -> Self {
         let mut by = Self::default();
         let pack = |&i: &u32| manifest.packs[i as usize];
         for t in &manifest.tensors {
-            by.contents.push((t.id, t.dtype, t.len_bytes));
+            by.contents.push(Known {
+                id: t.id,
+                dtype: t.dtype,
+                len_bytes: t.len_bytes,
+                stored_bytes: t.stored_bytes,
+            });
             by.hints
                 .insert(*t.id.as_bytes(), t.packs.iter().map(pack).collect());
         }
@@ -107,6 +145,7 @@ impl<'s> Bases<'s> {
         Ok(Self {
             store,
             candidates,
+            has_newest: newest.is_some(),
             loaded: Mutex::default(),
         })
     }
@@ -137,61 +176,62 @@ impl<'s> Bases<'s> {
         Ok(self.load(newest)?.hints.get(content).cloned().unwrap_or_default())
     }
 
-    /// The first candidate that holds a tensor of the same name, dtype and length, can be decoded, and is shallow enough.
+    /// How many checkpoints there are to choose from.
+    pub(super) fn count(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// What candidate checkpoint `at` has where `tensor` stands: a tensor of the same type and length that can be found whole.
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(super) fn of_tensor(
-        &self,
-        tensor: &TensorSource,
-        slices: u32,
-        max_depth: u8,
-    ) -> Result<Option<ChosenBase>> {
-        for &candidate in &self.candidates {
-            let by = self.load(candidate)?;
-            let exact = tensor.names.iter().find_map(|n| by.tensors.get(n));
-            let found = exact.or_else(|| {
-                tensor
-                    .names
-                    .iter()
-                    .find_map(|(_, name)| by.tensors_by_name.get(name))
-            });
-            let Some(&(id, dtype, len_bytes)) = found.and_then(|&i| by.contents.get(i)) else {
-                continue;
-            };
-            if (dtype, len_bytes) != (tensor.dtype, tensor.len_bytes) {
-                continue;
+    pub(super) fn of_tensor(&self, at: usize, tensor: &TensorSource) -> Result<Option<Candidate>> {
+        let by = self.load(self.candidates[at])?;
+        let Some(Known { id, dtype, .. }) = by.tensor(tensor) else {
+            return Ok(None);
+        };
+        let hints = by.hints.get(id.as_bytes()).cloned().unwrap_or_default();
+        let graphs: Result<Vec<Graph>> = (0u32..)
+            .take(tensor.slices.len())
+            .map(|s| self.store.catalog.slice(self.store.objects(), id, dtype, s, &hints))
+            .collect();
+        match graphs {
+            Ok(graphs) => Ok(Some(Candidate {
+                id,
+                graphs,
+                is_newest: self.has_newest && at == 0,
+            })),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::warn!("not used as a base: {error}");
+                Ok(None)
             }
-            let hints = by.hints.get(id.as_bytes()).cloned().unwrap_or_default();
-            let chains: Result<Vec<Vec<Piece>>> = (0..slices)
-                .map(|s| self.store.catalog.chain(self.store.objects(), id, s, &hints))
-                .collect();
-            let chains = match chains {
-                Ok(chains) => chains,
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    tracing::warn!("not used as a base: {error}");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let rank = chains
-                .iter()
-                .filter_map(|c| c.last())
-                .map(|p| p.entry().rank)
-                .max()
-                .unwrap_or(0);
-            if rank < max_depth {
-                return Ok(Some(ChosenBase { id, chains }));
-            }
+            Err(error) => Err(error),
         }
-        Ok(None)
+    }
+
+    /// What the run's newest checkpoint paid for the tensor that stood where `tensor` stands, in stored bytes a raw byte; `None`
+    /// if it paid nothing, or there is none.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(super) fn usual_cost(&self, tensor: &TensorSource) -> Result<Option<f64>> {
+        if !self.has_newest {
+            return Ok(None);
+        }
+        let known = self.load(self.candidates[0])?.tensor(tensor);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a ratio; no tensor has 2^52 bytes"
+        )]
+        let cost = |known: Known| known.stored_bytes as f64 / known.len_bytes as f64;
+        Ok(known.filter(|k| k.stored_bytes > 0 && k.len_bytes > 0).map(cost))
     }
 
     /// The blob that stood in the same place of the run's newest checkpoint, and what it is decoded from.
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(super) fn of_blob(&self, blob: &BlobSource) -> Result<Option<(BlobId, Vec<Piece>)>> {
+    pub(super) fn of_blob(&self, blob: &BlobSource) -> Result<Option<(BlobId, Graph)>> {
         let Some(&newest) = self.candidates.first() else {
             return Ok(None);
         };
@@ -200,8 +240,9 @@ impl<'s> Bases<'s> {
             return Ok(None);
         };
         let hints = self.hints(id.as_bytes())?;
-        let links = self.store.stored_chain(id.as_bytes(), BLOB_PART, &hints)?;
-        let shallow = |links: &Vec<Piece>| links.last().is_some_and(|p| p.entry().rank < MAX_BLOB_RANK);
-        Ok(links.filter(shallow).map(|links| (id, links)))
+        let sought = Sought::whole(*id.as_bytes(), Part::Blob);
+        let graph = self.store.stored_graph(&sought, &hints)?;
+        let shallow = |graph: &Graph| graph.rank() < MAX_BLOB_RANK;
+        Ok(graph.filter(shallow).map(|graph| (id, graph)))
     }
 }

@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use super::bases::Bases;
 use super::ids::{BlobSource, Checkpoint};
 use super::writer::PackQueue;
-use crate::catalog::Piece;
+use crate::catalog::Sought;
 use crate::compress::compress;
-use crate::content::read_blob_links;
+use crate::content::read_blob_graph;
 use crate::error::{Result, StoreError};
+use crate::graph::Graph;
 use crate::ids::{BlobId, PackId};
-use crate::pack::{BLOB_PART, BaseRef, BlobCodec, Content};
+use crate::pack::{BlobCodec, Content, Holder, Needed, Needs, Part, prefix_of};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::window::windows;
@@ -34,9 +35,9 @@ pub(super) fn store_blobs(
     let mut known = Vec::with_capacity(checkpoint.blobs.len());
     for blob in &checkpoint.blobs {
         let id = blob.id.as_bytes();
-        let links = store.stored_chain(id, BLOB_PART, &bases.hints(id)?)?;
-        relied.extend(links.iter().flatten().map(|piece| piece.pack));
-        let pack = links.and_then(|links| links.last().map(|piece| piece.pack));
+        let graph = store.stored_graph(&Sought::whole(*id, Part::Blob), &bases.hints(id)?)?;
+        relied.extend(graph.iter().flat_map(Graph::packs));
+        let pack = graph.map(|graph| graph.top().pack);
         if pack.is_some() {
             progress.advance(blob.len_bytes as u64);
         }
@@ -63,7 +64,7 @@ pub(super) fn store_blobs(
             packs.add(
                 *blob.id.as_bytes(),
                 content,
-                packed.base,
+                packed.needs,
                 packed.rank,
                 &packed.bytes,
             )?;
@@ -76,7 +77,7 @@ pub(super) fn store_blobs(
 struct Packed {
     bytes: Vec<u8>,
     codec: BlobCodec,
-    base: Option<BaseRef>,
+    needs: Needs,
     rank: u8,
     /// Packs of the base and of all that it is decoded from.
     relied: Vec<PackId>,
@@ -89,21 +90,23 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
         return Err(source.changed("its bytes are not the ones that were hashed"));
     }
     let alone = compress(&bytes, &[]);
-    if let Some((id, links)) = bases.of_blob(blob)?
-        && let Some(prefix) = prefix(store, id, &links)?
-        && let Some(top) = links.last()
+    if let Some((id, graph)) = bases.of_blob(blob)?
+        && let Some(prefix) = prefix(store, id, &graph)?
         && let Some(packed) = compress(&bytes, &prefix)
         && alone.as_ref().is_none_or(|alone| packed.len() < alone.len())
     {
         return Ok(Packed {
             bytes: packed,
             codec: BlobCodec::Zstd,
-            base: Some(BaseRef {
-                id: *id.as_bytes(),
-                packs: vec![top.pack],
-            }),
-            rank: top.entry().rank + 1,
-            relied: links.iter().map(|piece| piece.pack).collect(),
+            needs: Needs {
+                base: Some(Needed {
+                    prefix: prefix_of(id.as_bytes()),
+                    holder: Holder::Pack(graph.top().pack),
+                }),
+                given: None,
+            },
+            rank: graph.rank() + 1,
+            relied: graph.packs().collect(),
         });
     }
     let (bytes, codec) = match alone {
@@ -113,15 +116,15 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
     Ok(Packed {
         bytes,
         codec,
-        base: None,
+        needs: Needs::default(),
         rank: 0,
         relied: Vec::new(),
     })
 }
 
 /// The bytes of a blob that may serve as a prefix; what is saved now must not depend on one that cannot be read back.
-fn prefix(store: &Store, id: BlobId, links: &[Piece]) -> Result<Option<Vec<u8>>> {
-    match read_blob_links(store.objects(), id, links) {
+fn prefix(store: &Store, id: BlobId, graph: &Graph) -> Result<Option<Vec<u8>>> {
+    match read_blob_graph(store.objects(), id, graph) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error @ StoreError::Corrupt { .. }) => {
             tracing::warn!("not used as a prefix: {error}");

@@ -14,6 +14,7 @@ use crate::files::source::SourceFile;
 use crate::ids::BlobId;
 use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::Progress;
+use crate::roles::{Named, Role, role_of};
 use crate::window::windows;
 
 /// A tensor's content and one place where its bytes stand.
@@ -26,11 +27,28 @@ pub(super) struct TensorSource {
     pub(super) offset_bytes: u64,
     /// Names under which a base is looked for: every file and name that has this content.
     pub(super) names: Vec<(String, String)>,
+    /// What each of its slices hashes to.
+    pub(super) slices: Vec<SubtreeHash>,
 }
 
 impl TensorSource {
     pub(super) fn elems(&self) -> u64 {
         self.len_bytes / self.dtype.word_bytes() as u64
+    }
+
+    /// As roles see it.
+    pub(super) fn named(&self) -> Named<'_> {
+        Named {
+            dtype: self.dtype,
+            elems: self.elems(),
+            names: &self.names,
+        }
+    }
+
+    /// Whether it is called like a first moment.
+    pub(super) fn is_first_moment(&self) -> bool {
+        let mut roles = self.names.iter().map(|(path, name)| role_of(path, name, self.dtype));
+        roles.any(|role| role == Role::ExpAvg)
     }
 }
 
@@ -179,6 +197,8 @@ impl Checkpoint {
             len_bytes: t.len_bytes,
             packs: Vec::new(),
             rank: 0,
+            has_base: false,
+            is_given: false,
             stored_bytes: 0,
             changed_elems: 0,
             max_ulp: 0,
@@ -252,6 +272,7 @@ impl Contents {
                 source,
                 offset_bytes: planned.offset_bytes,
                 names: Vec::new(),
+                slices: parts,
             });
             u32::try_from(list.len() - 1).unwrap_or(u32::MAX)
         });
@@ -259,6 +280,7 @@ impl Contents {
             .names
             .push((path.to_owned(), planned.name.clone()));
         NamedTensor {
+            role: role_of(path, &planned.name, planned.dtype),
             name: planned.name,
             shape: planned.shape,
             tensor: index,

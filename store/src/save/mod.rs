@@ -9,7 +9,10 @@
 
 mod bases;
 mod blobs;
+mod choice;
+mod encode;
 mod ids;
+mod limits;
 mod tensors;
 mod writer;
 
@@ -18,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use globset::GlobSet;
+use tpde_core::Relation;
 
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
@@ -27,6 +31,7 @@ use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::manifest::{FileContent, Manifest};
 use crate::names::RunName;
+use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
 use crate::slot::StoredSlot;
 use crate::store::Store;
@@ -35,6 +40,10 @@ use ids::Checkpoint;
 
 /// Most links below a tensor, unless the caller says otherwise.
 pub const DEFAULT_MAX_DEPTH: u8 = 16;
+
+/// Most stored bytes that a restore of a tensor reads, as a multiple of its own, unless the caller says otherwise. Chains of small
+/// deltas never come near; those of dense ones start a new branch before a restore gets slow (docs/adr/0010).
+pub const DEFAULT_MAX_RESTORE_RATIO: f64 = 4.0;
 
 /// Most links that a caller may allow: a restore holds the frames of a whole chain.
 pub const MAX_MAX_DEPTH: u8 = 64;
@@ -59,8 +68,13 @@ pub struct SaveRequest {
     pub expect_parent: ExpectParent,
     /// Files to keep as plain bytes, whatever their names say.
     pub opaque: GlobSet,
-    /// Most links below a tensor: bounds the time of a restore.
+    /// Most links below a tensor, one more below one that is given another: bounds the time of a restore.
     pub max_depth: u8,
+    /// Most stored bytes that a restore of a tensor may read, as a multiple of its own; `None` for any number. A tensor that would
+    /// take more even without a base is stored so.
+    pub max_restore_ratio: Option<f64>,
+    /// Store weights as casts of their f32 masters, at next to no bytes: they are then not decoded without them.
+    pub archive_weights: bool,
 }
 
 impl SaveRequest {
@@ -75,6 +89,8 @@ impl SaveRequest {
             expect_parent: ExpectParent::Any,
             opaque: GlobSet::empty(),
             max_depth: DEFAULT_MAX_DEPTH,
+            max_restore_ratio: Some(DEFAULT_MAX_RESTORE_RATIO),
+            archive_weights: false,
         }
     }
 }
@@ -122,6 +138,13 @@ impl Store {
                 "Choose a smaller depth; 16 is the default",
             ));
         }
+        if request.max_restore_ratio.is_some_and(|ratio| ratio.is_nan() || ratio < 1.0) {
+            return Err(StoreError::input(
+                "--max-restore-ratio",
+                "a restore reads at least about what it writes",
+                "Choose a ratio of 1 or more, or `none`; 4 is the default",
+            ));
+        }
         let found = scan(&request.source)?;
         let raw_bytes = found.iter().map(|f| f.len_bytes).sum();
         progress.start(Stage::Hash, raw_bytes);
@@ -135,6 +158,7 @@ impl Store {
             created_unix_ms: now_unix_ms(),
             parent: newest.as_ref().map(|n| n.slot.manifest).or(request.parent),
             writer: concat!("tpde ", env!("CARGO_PKG_VERSION")).to_owned(),
+            archived_weights: false,
             packs: Vec::new(),
             tensors: Vec::new(),
             blobs: Vec::new(),
@@ -229,9 +253,21 @@ impl Store {
             let mut packs = writer::PackQueue::new(self);
             let mut relied = BTreeSet::new();
             progress.start(Stage::Encode, checkpoint.raw_bytes());
-            let depth = request.max_depth;
-            let tensors =
-                tensors::store_tensors(self, checkpoint, &bases, depth, &mut packs, &mut relied, progress)?;
+            let saver = tensors::TensorSaver {
+                encoder: encode::Encoder {
+                    store: self,
+                    checkpoint,
+                    limits: limits::Limits {
+                        max_depth: request.max_depth,
+                        max_restore_ratio: request.max_restore_ratio,
+                    },
+                },
+                bases: &bases,
+                progress,
+                archive: request.archive_weights,
+                seq: newest.map_or(0, |newest| newest.slot.seq.saturating_add(1)),
+            };
+            let tensors = saver.save(&mut packs, &mut relied)?;
             let blobs = blobs::store_blobs(self, checkpoint, &bases, &mut packs, &mut relied, progress)?;
             let written_bytes = packs.finish()?;
             progress.finish();
@@ -257,9 +293,11 @@ impl Store {
             };
             record.packs = holders.into_iter().map(|p| list.index(p)).collect();
             record.rank = stored.rank;
+            (record.has_base, record.is_given) = (stored.has_base, stored.is_given);
             record.stored_bytes = stored.stored_bytes;
             record.changed_elems = stored.changed_elems;
             record.max_ulp = stored.max_ulp;
+            manifest.archived_weights |= stored.is_cast;
             new_tensors += u32::from(stored.is_new);
         }
         for (record, known) in manifest.blobs.iter_mut().zip(blobs) {
@@ -307,10 +345,41 @@ impl PackList {
 struct StoredTensor {
     packs: Vec<PackId>,
     rank: u8,
+    has_base: bool,
+    is_given: bool,
     stored_bytes: u64,
     changed_elems: u64,
     max_ulp: u64,
     is_new: bool,
+    /// Whether it is a weight that is stored as the cast of its master.
+    is_cast: bool,
+}
+
+impl StoredTensor {
+    /// Notes what a slice of it reads.
+    fn note(&mut self, rank: u8, needs: &Needs) {
+        self.rank = self.rank.max(rank);
+        self.has_base |= needs.base.is_some();
+        self.is_given |= needs.given.is_some();
+        self.is_cast |= needs
+            .given
+            .is_some_and(|(relation, _)| relation == Relation::Cast);
+    }
+
+    /// Of a new tensor, before any of it is stored.
+    fn new() -> Self {
+        Self {
+            packs: Vec::new(),
+            rank: 0,
+            has_base: false,
+            is_given: false,
+            stored_bytes: 0,
+            changed_elems: 0,
+            max_ulp: 0,
+            is_new: true,
+            is_cast: false,
+        }
+    }
 }
 
 /// Milliseconds since 1970, by this machine's clock.

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::ids::PackId;
 use crate::keys::Key;
-use crate::pack::{BaseRef, Content, ContentHash, PackWriter};
+use crate::pack::{Content, ContentHash, ContentPrefix, Holder, Needs, PackWriter, Part, prefix_of};
 use crate::store::Store;
 
 /// The pack that is being filled, and where everything went.
 pub(super) struct PackQueue<'s> {
     store: &'s Store,
     open: PackWriter,
-    /// Contents in the open pack.
-    pending: Vec<ContentHash>,
+    /// Pieces in the open pack.
+    pending: Vec<(ContentHash, Part)>,
+    /// Where every piece went; `None` stands for the open pack.
+    holders: HashMap<(ContentPrefix, Part), Option<PackId>>,
     /// Packs of each content that was added.
     placed: HashMap<ContentHash, Vec<PackId>>,
     written_bytes: u64,
@@ -25,6 +27,7 @@ impl<'s> PackQueue<'s> {
             store,
             open: PackWriter::default(),
             pending: Vec::new(),
+            holders: HashMap::new(),
             placed: HashMap::new(),
             written_bytes: 0,
         }
@@ -32,23 +35,38 @@ impl<'s> PackQueue<'s> {
 
     /// Adds a piece; closes the open pack first if it would grow too long.
     ///
+    /// * `needs`: a given tensor whose holder is unknown is looked for among the pieces that were added before.
+    ///
     /// # Errors
     /// `Backend` if a full pack cannot be stored.
     pub(super) fn add(
         &mut self,
         id: ContentHash,
         content: Content,
-        base: Option<BaseRef>,
+        mut needs: Needs,
         rank: u8,
         piece: &[u8],
     ) -> Result<()> {
         if !self.open.is_empty() && !self.open.fits(piece.len()) {
             self.close()?;
         }
-        self.open.add(id, content, base, rank, piece);
-        if self.pending.last() != Some(&id) {
-            self.pending.push(id);
+        let part = match content {
+            Content::Slices { dtype, first } => Part::Slice { dtype, number: first },
+            Content::Blob { .. } => Part::Blob,
+        };
+        if let Some((relation, given)) = &mut needs.given
+            && given.holder == Holder::Unknown
+        {
+            let holder = self.holders.get(&(given.prefix, part.given(*relation)));
+            given.holder = match holder {
+                None => Holder::Unknown,
+                Some(None) => Holder::Here,
+                Some(Some(pack)) => Holder::Pack(*pack),
+            };
         }
+        self.open.add(id, content, needs, rank, piece);
+        self.holders.insert((prefix_of(&id), part), None);
+        self.pending.push((id, part));
         Ok(())
     }
 
@@ -57,8 +75,12 @@ impl<'s> PackQueue<'s> {
         self.written_bytes += bytes.len() as u64;
         self.store.objects().put_content(&Key::Pack(pack), bytes)?;
         self.store.catalog.added(pack, entries);
-        for id in self.pending.drain(..) {
-            self.placed.entry(id).or_default().push(pack);
+        for (id, part) in self.pending.drain(..) {
+            self.holders.insert((prefix_of(&id), part), Some(pack));
+            let packs = self.placed.entry(id).or_default();
+            if packs.last() != Some(&pack) {
+                packs.push(pack);
+            }
         }
         Ok(())
     }

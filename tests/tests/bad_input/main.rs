@@ -408,12 +408,12 @@ fn stores_of_other_versions() {
     assert_eq!(verify(&store, VerifyLevel::Restore).problems, []);
 
     edit_config(&place, |json| {
-        json.insert("format".into(), 1.into());
+        json.insert("format".into(), 2.into());
         json.remove("store_id");
     });
     let error = open_store(&place, None).unwrap_err();
     assert!(matches!(error, StoreError::Newer { .. }), "{error}");
-    says(&error.to_string(), "format 1", "Upgrade tpde");
+    says(&error.to_string(), "format 2", "Upgrade tpde");
 
     fs::write(place.join("tpde.json"), "{\"format\": -1}").unwrap();
     let error = open_store(&place, None).unwrap_err();

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tpde_store::Manifest;
 use tpde_store::manifest::FileContent;
 
-use super::shape;
+use super::{ARCHIVED, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -50,6 +50,7 @@ struct File {
 struct Tensors {
     #[serde(flatten)]
     checkpoint: Named,
+    archived_weights: bool,
     tensors: Vec<Tensor>,
 }
 
@@ -57,6 +58,7 @@ struct Tensors {
 struct Tensor {
     file: String,
     name: String,
+    role: &'static str,
     dtype: &'static str,
     shape: Vec<u64>,
     bytes: u64,
@@ -101,6 +103,7 @@ impl Answer for Tensors {
             return;
         }
         let mut table = Table::new([
+            Column::Left("role"),
             Column::Left("type"),
             Column::Left("shape"),
             Column::Right("size"),
@@ -121,6 +124,7 @@ impl Answer for Tensors {
             }
             file = Some(&tensor.file);
             table.row([
+                tensor.role.into(),
                 tensor.dtype.into(),
                 shape(&tensor.shape).into(),
                 size(tensor.bytes).into(),
@@ -136,6 +140,10 @@ impl Answer for Tensors {
             ]);
         }
         page.table(&table);
+        if self.archived_weights {
+            page.gap();
+            page.line(ARCHIVED);
+        }
     }
 }
 
@@ -146,7 +154,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let checkpoint = Named::from(&found);
     if args.tensors {
         let tensors = tensors(&manifest);
-        session.answer(&Tensors { checkpoint, tensors })?;
+        session.answer(&Tensors {
+            checkpoint,
+            archived_weights: manifest.archived_weights,
+            tensors,
+        })?;
     } else {
         let files = files(&manifest);
         session.answer(&Files { checkpoint, files })?;
@@ -178,6 +190,7 @@ fn tensors(manifest: &Manifest) -> Vec<Tensor> {
         .map(|(file, named, record)| Tensor {
             file: file.to_owned(),
             name: named.name.clone(),
+            role: named.role.name(),
             dtype: record.dtype.name(),
             shape: named.shape.clone(),
             bytes: record.len_bytes,

@@ -16,6 +16,9 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::failure::Failure;
 
+/// Said of a checkpoint whose weights are not decoded without their masters.
+const ARCHIVED: &str = "archived: weights are stored as roundings of their masters, and read through them";
+
 /// The set of `globs`, or `None` of none.
 fn globs(globs: &[Glob]) -> Result<Option<GlobSet>, Failure> {
     if globs.is_empty() {

@@ -1,11 +1,13 @@
 //! `tpde save`: put a checkpoint into the store.
 
+use std::fmt::{Display, Formatter};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Instant;
 
 use globset::Glob;
 use serde::Serialize;
-use tpde_store::save::DEFAULT_MAX_DEPTH;
+use tpde_store::save::{DEFAULT_MAX_DEPTH, DEFAULT_MAX_RESTORE_RATIO};
 use tpde_store::{ExpectParent, RunName, SaveRequest};
 
 use super::globs;
@@ -25,7 +27,8 @@ use crate::text::units::{count, duration, ratio, ratio_of, size};
 #[command(after_help = "\
 Examples:
   tpde save out/checkpoint-600 --run llama --step 600
-  tpde save out/sft --run llama-sft --step 0 --parent llama@latest")]
+  tpde save out/sft --run llama-sft --step 0 --parent llama@latest
+  tpde save out/state-600 --run llama-state --step 600 --max-restore-ratio 8")]
 pub(crate) struct Args {
     /// The checkpoint's directory, or one file
     source: PathBuf,
@@ -50,6 +53,39 @@ pub(crate) struct Args {
     /// Most differences in a chain: fewer restore faster, more store less
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_DEPTH)]
     max_depth: u8,
+    /// Most bytes that a restore of a tensor reads, as a multiple of what it writes; `none` for any number
+    #[arg(long, value_name = "R|none", default_value_t = RestoreRatio(Some(DEFAULT_MAX_RESTORE_RATIO)))]
+    max_restore_ratio: RestoreRatio,
+    /// Store bf16 weights as roundings of their f32 masters, at next to no bytes; they are then not read without them
+    #[arg(long)]
+    archive_weights: bool,
+}
+
+/// A ratio, or none.
+#[derive(Debug, Clone, Copy)]
+struct RestoreRatio(Option<f64>);
+
+impl FromStr for RestoreRatio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(ratio) if ratio >= 1.0 => Ok(Self(Some(ratio))),
+            _ => Err("a number from 1 on, or `none`".to_owned()),
+        }
+    }
+}
+
+impl Display for RestoreRatio {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(ratio) => ratio.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -119,6 +155,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     };
     request.opaque = globs(&args.opaque)?.unwrap_or_default();
     request.max_depth = args.max_depth;
+    request.max_restore_ratio = args.max_restore_ratio.0;
+    request.archive_weights = args.archive_weights;
 
     let bars = session.bars();
     let began = Instant::now();

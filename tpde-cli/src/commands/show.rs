@@ -5,7 +5,7 @@ use tpde_store::manifest::{FileContent, NamedTensor, TensorRecord};
 use tpde_store::reference::Place;
 use tpde_store::{Manifest, Store, StoreError, history};
 
-use super::shape;
+use super::{ARCHIVED, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -45,6 +45,7 @@ struct Shown {
     tensors: u64,
     new_tensors: u64,
     max_depth: u8,
+    archived_weights: bool,
     largest: Vec<Contribution>,
 }
 
@@ -64,8 +65,8 @@ struct Contribution {
 impl Contribution {
     fn new(file: &str, named: &NamedTensor, record: &TensorRecord) -> Self {
         let elems = record.len_bytes / record.dtype.word_bytes() as u64;
-        // An anchor has no base to have changed from.
-        let is_delta = record.rank > 0;
+        // What has no base has nothing to have changed from.
+        let is_delta = record.has_base;
         Self {
             file: file.to_owned(),
             name: named.name.clone(),
@@ -113,6 +114,10 @@ impl Answer for Shown {
             ("stored", stored),
             ("chain", depth),
         ]);
+        if self.archived_weights {
+            page.gap();
+            page.line(ARCHIVED);
+        }
         if self.largest.is_empty() {
             return;
         }
@@ -171,6 +176,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
             .count() as u64,
         tensors: tensors.len() as u64,
         new_tensors: manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count() as u64,
+        archived_weights: manifest.archived_weights,
         max_depth: manifest.tensors.iter().map(|t| t.rank).max().unwrap_or(0),
         largest: costly
             .iter()

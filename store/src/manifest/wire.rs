@@ -1,206 +1,31 @@
-//! Manifests: what one checkpoint consists of (docs/format.md §6).
+//! A manifest as bytes (docs/format.md §6).
 //!
 //! ```text
 //! "TPDEMF" version | zstd of the record
 //! ```
-//!
-//! A manifest is named by the BLAKE3 of its stored bytes. Contents are named by what they decode to; the packs beside them are
-//! hints, so moving a content to another pack never changes a manifest.
 
 use tpde_core::constants::MAX_TENSOR_ELEMS;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
 
+use super::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
 use crate::files::paths;
-use crate::ids::{BlobId, Fingerprint, ManifestId, PackId};
+use crate::ids::{BlobId, ManifestId, PackId};
+use crate::roles::Role;
+use crate::summary::{unzigzag, zigzag};
 
 const MAGIC: &[u8; 6] = b"TPDEMF";
-const VERSION: u8 = 0;
+const VERSION: u8 = 1;
 const ZSTD_LEVEL: i32 = 19;
+const FLAG_ARCHIVED_WEIGHTS: u8 = 1;
 /// Most bytes that a manifest may decompress to: 2 million tensors and files.
 pub const MAX_MANIFEST_BYTES: usize = 512 << 20;
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 64;
 
-/// A tensor's content, and what this save learned about it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TensorRecord {
-    /// What its bytes hash to.
-    pub id: TensorId,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Raw bytes.
-    pub len_bytes: u64,
-    /// Packs that hold its frames, by index into [`Manifest::packs`]: a hint.
-    pub packs: Vec<u32>,
-    /// Links below it; 0 for an anchor.
-    pub rank: u8,
-    /// Bytes that this save wrote for it; 0 if it was already in the store.
-    pub stored_bytes: u64,
-    /// Elements that differ from its base; all that are not zero, for an anchor.
-    pub changed_elems: u64,
-    /// Largest distance from its base, in ulps.
-    pub max_ulp: u64,
-}
-
-/// A part of an opaque file, or of a tensor file's header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlobRecord {
-    /// What its bytes hash to.
-    pub id: BlobId,
-    /// Its bytes.
-    pub len_bytes: u64,
-    /// The pack that holds it, by index into [`Manifest::packs`]: a hint.
-    pub pack: u32,
-}
-
-/// A tensor as a file names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedTensor {
-    /// Name in the file.
-    pub name: String,
-    /// Shape as the file gives it.
-    pub shape: Vec<u64>,
-    /// Index into [`Manifest::tensors`].
-    pub tensor: u32,
-}
-
-/// What an entry of the checkpoint's directory is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileContent {
-    /// A directory.
-    Directory,
-    /// Any bytes: the concatenation of blobs.
-    Opaque {
-        /// BLAKE3 of the file's bytes.
-        digest: [u8; ID_LEN],
-        /// Indices into [`Manifest::blobs`].
-        blobs: Vec<u32>,
-    },
-    /// A safetensors file: its header as it was, then its tensors in the order of their offsets.
-    Safetensors {
-        /// Indices into [`Manifest::blobs`]: together the length prefix and the header.
-        header: Vec<u32>,
-        /// The tensors.
-        tensors: Vec<NamedTensor>,
-    },
-}
-
-/// One entry of the checkpoint's directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileRecord {
-    /// Path below the checkpoint, `/` between its parts.
-    pub path: String,
-    /// Unix permission bits.
-    pub mode: u32,
-    /// What it is.
-    pub content: FileContent,
-}
-
-/// What one checkpoint consists of.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Manifest {
-    /// The run that it was saved to.
-    pub run: String,
-    /// The training step.
-    pub step: u64,
-    /// When it was saved, by the saver's clock, in milliseconds since 1970.
-    pub created_unix_ms: u64,
-    /// The checkpoint that it follows, if any.
-    pub parent: Option<ManifestId>,
-    /// What wrote it.
-    pub writer: String,
-    /// Packs that the records name.
-    pub packs: Vec<PackId>,
-    /// Tensor contents, each once.
-    pub tensors: Vec<TensorRecord>,
-    /// Blobs, each once.
-    pub blobs: Vec<BlobRecord>,
-    /// Files and directories, by path.
-    pub files: Vec<FileRecord>,
-}
-
 impl Manifest {
-    /// Digest of what the checkpoint restores to: paths, modes and contents; not when, by whom, or in which packs.
-    pub fn fingerprint(&self) -> Fingerprint {
-        let mut w = Writer::new();
-        for file in &self.files {
-            w.prefixed(file.path.as_bytes());
-            w.varint(file.mode.into());
-            match &file.content {
-                FileContent::Directory => w.u8(0),
-                FileContent::Opaque { digest, .. } => {
-                    w.u8(1);
-                    w.raw(digest);
-                }
-                FileContent::Safetensors { .. } => {
-                    w.u8(2);
-                    w.raw(&self.file_digest(file));
-                }
-            }
-        }
-        Fingerprint::of(&w.into_bytes())
-    }
-
-    /// Digest of one file: BLAKE3 of an opaque file's bytes; of a tensor file, BLAKE3 over the ids of its header's blobs and of
-    /// its tensors, so that no byte is hashed twice.
-    pub fn file_digest(&self, file: &FileRecord) -> [u8; ID_LEN] {
-        match &file.content {
-            FileContent::Directory => [0; ID_LEN],
-            FileContent::Opaque { digest, .. } => *digest,
-            FileContent::Safetensors { header, tensors } => {
-                let mut hasher = blake3::Hasher::new();
-                header.iter().for_each(|&b| {
-                    hasher.update(self.blobs[b as usize].id.as_bytes());
-                });
-                tensors.iter().for_each(|t| {
-                    hasher.update(self.tensors[t.tensor as usize].id.as_bytes());
-                });
-                *hasher.finalize().as_bytes()
-            }
-        }
-    }
-
-    /// Bytes of one file.
-    pub fn file_len_bytes(&self, file: &FileRecord) -> u64 {
-        let blobs = |list: &[u32]| {
-            list.iter()
-                .map(|&b| self.blobs[b as usize].len_bytes)
-                .sum::<u64>()
-        };
-        match &file.content {
-            FileContent::Directory => 0,
-            FileContent::Opaque { blobs: list, .. } => blobs(list),
-            FileContent::Safetensors { header, tensors } => {
-                blobs(header)
-                    + tensors
-                        .iter()
-                        .map(|t| self.tensors[t.tensor as usize].len_bytes)
-                        .sum::<u64>()
-            }
-        }
-    }
-
-    /// Bytes of all files.
-    pub fn raw_bytes(&self) -> u64 {
-        self.files.iter().map(|f| self.file_len_bytes(f)).sum()
-    }
-
-    /// Every tensor of every file: the file's path, the name, and the content.
-    pub fn named_tensors(&self) -> impl Iterator<Item = (&str, &NamedTensor, &TensorRecord)> {
-        self.files.iter().flat_map(|file| {
-            let tensors: &[NamedTensor] = match &file.content {
-                FileContent::Safetensors { tensors, .. } => tensors,
-                FileContent::Directory | FileContent::Opaque { .. } => &[],
-            };
-            tensors
-                .iter()
-                .map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
-        })
-    }
-
     /// The stored bytes and the name they go under.
     ///
     /// # Errors
@@ -274,6 +99,7 @@ impl Manifest {
             None => w.u8(0),
         }
         w.prefixed(self.writer.as_bytes());
+        w.u8(if self.archived_weights { FLAG_ARCHIVED_WEIGHTS } else { 0 });
         w.varint(self.packs.len() as u64);
         self.packs.iter().for_each(|p| w.raw(p.as_bytes()));
         // Columns: like beside like compresses better.
@@ -286,6 +112,8 @@ impl Manifest {
             t.packs.iter().for_each(|&p| w.varint(p.into()));
         }
         self.tensors.iter().for_each(|t| w.u8(t.rank));
+        let reads = |t: &TensorRecord| u8::from(t.has_base) | u8::from(t.is_given) << 1;
+        self.tensors.iter().for_each(|t| w.u8(reads(t)));
         self.tensors.iter().for_each(|t| w.varint(t.stored_bytes));
         self.tensors.iter().for_each(|t| w.varint(t.changed_elems));
         self.tensors.iter().for_each(|t| w.varint(t.max_ulp));
@@ -314,11 +142,17 @@ impl Manifest {
                     w.u8(2);
                     list(&mut w, header);
                     w.varint(tensors.len() as u64);
+                    tensors.iter().for_each(|t| w.prefixed(t.name.as_bytes()));
+                    tensors.iter().for_each(|t| w.u8(t.role as u8));
                     for t in tensors {
-                        w.prefixed(t.name.as_bytes());
                         w.varint(t.shape.len() as u64);
                         t.shape.iter().for_each(|&d| w.varint(d));
-                        w.varint(t.tensor.into());
+                    }
+                    let mut expected = 0u32;
+                    for t in tensors {
+                        // Mostly the content after that of the one before.
+                        w.varint(zigzag(expected.into(), t.tensor.into()));
+                        expected = t.tensor.saturating_add(1);
                     }
                 }
             }
@@ -339,6 +173,11 @@ impl Manifest {
             other => return Err(corrupt(&format!("parent flag {other}"))),
         };
         let writer = r.text(WHAT)?.to_owned();
+        let archived_weights = match r.u8(WHAT)? {
+            0 => false,
+            FLAG_ARCHIVED_WEIGHTS => true,
+            other => return Err(corrupt(&format!("flags {other:#x}"))),
+        };
         let packs = r.count(ID_LEN, WHAT)?;
         let packs: Vec<PackId> = (0..packs)
             .map(|_| r.array(WHAT).map(PackId::from_bytes))
@@ -351,7 +190,7 @@ impl Manifest {
                 .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
         };
 
-        let count = r.count(ID_LEN + 6, WHAT)?;
+        let count = r.count(ID_LEN + 8, WHAT)?;
         let ids: Vec<TensorId> = (0..count)
             .map(|_| r.array(WHAT).map(TensorId::from_bytes))
             .collect::<Read<_>>()?;
@@ -370,6 +209,11 @@ impl Manifest {
             );
         }
         let ranks: Vec<u8> = (0..count).map(|_| r.u8(WHAT)).collect::<Read<_>>()?;
+        let reads = (0..count).map(|_| match r.u8(WHAT)? {
+            flags @ 0..=3 => Ok((flags & 1 != 0, flags & 2 != 0)),
+            other => Err(corrupt(&format!("reads {other:#x}"))),
+        });
+        let reads: Vec<(bool, bool)> = reads.collect::<Read<_>>()?;
         let (stored, changed, ulps) = (column(&mut r)?, column(&mut r)?, column(&mut r)?);
         let mut tensors = Vec::with_capacity(count);
         for (i, packs) in holders.into_iter().enumerate() {
@@ -387,6 +231,8 @@ impl Manifest {
                 len_bytes: lens[i],
                 packs,
                 rank: ranks[i],
+                has_base: reads[i].0,
+                is_given: reads[i].1,
                 stored_bytes: stored[i],
                 changed_elems: changed[i],
                 max_ulp: ulps[i],
@@ -431,16 +277,33 @@ impl Manifest {
                 },
                 2 => {
                     let header = list(&mut r)?;
-                    let count = r.count(3, WHAT)?;
-                    let mut named = Vec::with_capacity(count);
-                    for _ in 0..count {
-                        let name = r.text(WHAT)?.to_owned();
+                    let count = r.count(4, WHAT)?;
+                    let names = (0..count).map(|_| r.text(WHAT).map(str::to_owned));
+                    let names: Vec<String> = names.collect::<Read<_>>()?;
+                    let roles = (0..count).map(|_| {
+                        let code = r.u8(WHAT)?;
+                        Role::from_code(code).ok_or_else(|| corrupt(&format!("role {code}")))
+                    });
+                    let roles: Vec<Role> = roles.collect::<Read<_>>()?;
+                    let shapes = (0..count).map(|_| {
                         let dims = r.size(MAX_DIMS, WHAT)?;
-                        let shape = (0..dims).map(|_| r.varint(WHAT)).collect::<Read<_>>()?;
+                        (0..dims).map(|_| r.varint(WHAT)).collect::<Read<Vec<u64>>>()
+                    });
+                    let shapes: Vec<Vec<u64>> = shapes.collect::<Read<_>>()?;
+                    let mut named = Vec::with_capacity(count);
+                    let mut expected = 0u64;
+                    for ((name, role), shape) in names.into_iter().zip(roles).zip(shapes) {
+                        let tensor = unzigzag(expected, r.varint(WHAT)?);
+                        let tensor = u32::try_from(tensor)
+                            .ok()
+                            .filter(|&i| (i as usize) < tensors.len())
+                            .ok_or_else(|| corrupt(&format!("index {tensor} of {}", tensors.len())))?;
+                        expected = u64::from(tensor) + 1;
                         named.push(NamedTensor {
                             name,
                             shape,
-                            tensor: index(&mut r, tensors.len())?,
+                            tensor,
+                            role,
                         });
                     }
                     FileContent::Safetensors {
@@ -466,6 +329,7 @@ impl Manifest {
             created_unix_ms,
             parent,
             writer,
+            archived_weights,
             packs,
             tensors,
             blobs,
@@ -500,6 +364,8 @@ mod tests {
             len_bytes: 24,
             packs: vec![0, 1],
             rank: 3,
+            has_base: true,
+            is_given: true,
             stored_bytes: 17,
             changed_elems: 5,
             max_ulp: 2,
@@ -513,6 +379,7 @@ mod tests {
             name: "model.w é".into(),
             shape: vec![3, 4],
             tensor: 0,
+            role: Role::Weight,
         };
         Manifest {
             run: "llama".into(),
@@ -520,6 +387,7 @@ mod tests {
             created_unix_ms: 1_700_000_000_000,
             parent: Some(ManifestId::of(b"p")),
             writer: "tpde test".into(),
+            archived_weights: true,
             packs: vec![PackId::of(b"1"), PackId::of(b"2")],
             tensors: vec![tensor],
             blobs: vec![blob],
