@@ -10,6 +10,9 @@
 // steps that the group does not have get p = 0, which leaves T as it is. 2. The symbol is found by three comparisons of eight.
 #include "stream.cuh"
 
+#ifndef SPARSE_CTAS
+#define SPARSE_CTAS 4
+#endif
 constexpr u32 CHANGE_BITS = 14;
 constexpr u32 SEGMENT = 4096;
 constexpr u32 GROUP = 8;
@@ -311,7 +314,7 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
+extern "C" __global__ void __launch_bounds__(256, SPARSE_CTAS) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
 extern "C" __global__ void __launch_bounds__(512) sparse_float_32(const Plan plan) { sparse<u32, true>(plan); }
 extern "C" __global__ void __launch_bounds__(512) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
 extern "C" __global__ void __launch_bounds__(512) sparse_int_32(const Plan plan) { sparse<u32, false>(plan); }

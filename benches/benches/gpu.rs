@@ -1,6 +1,6 @@
 //! Decode + add of bf16 weights on a GPU, at five shares of unchanged elements, beside the in-place floor.
 //!
-//! Weights are normal (std 0.02) with f32 masters; the new ones are the masters after one Adam-like step, rounded, so that how
+//! Weights are normal (std 0.02) with f32 masters; the new ones are the masters after one normal step, rounded, so that how
 //! likely a weight changes depends on its exponent as it does in training. Times are of the device's own events.
 //!
 //! Arguments: `--elems N` (millions, default 512); `--arrays DIR` writes base.bf16 and new-SHARE.bf16 there, for other tools to be
@@ -146,18 +146,18 @@ impl Random {
     fn unit(&mut self) -> f32 {
         ((self.next() & 0xff_ffff) as f32 + 0.5) / 16_777_216.0
     }
+
+    /// Two independent normal numbers.
+    fn normal(&mut self) -> [f32; 2] {
+        let radius = (-2.0 * self.unit().ln()).sqrt();
+        let angle = std::f32::consts::TAU * self.unit();
+        [radius * angle.cos(), radius * angle.sin()]
+    }
 }
 
 fn masters(tensor: usize) -> Vec<f32> {
     let mut random = Random(tensor as u64 * 0x9e37_79b9_7f4a_7c15 + 0x1234_5679);
-    let mut pair = || {
-        let (radius, angle) = (
-            (-2.0 * random.unit().ln()).sqrt(),
-            std::f32::consts::TAU * random.unit(),
-        );
-        [0.02 * radius * angle.cos(), 0.02 * radius * angle.sin()]
-    };
-    (0..TENSOR_ELEMS / 2).flat_map(|_| pair()).collect()
+    (0..TENSOR_ELEMS / 2).flat_map(|_| random.normal().map(|n| 0.02 * n)).collect()
 }
 
 /// To the nearest bf16, ties to even.
@@ -166,18 +166,19 @@ fn rounded(value: f32) -> u16 {
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-/// The weights after a step of rate `rate`: each moves by 0.5 to 1 times that, up or down.
+/// The weights after a step: each master moves by a normal number times `rate`.
 fn stepped(masters: &[f32], rate: f32, seed: usize) -> Vec<u16> {
     let mut random = Random(seed as u64 * 0x9e37_79b9_7f4a_7c15 + 0x9876_5431);
-    let mut one = |&master: &f32| {
-        let step = rate * (0.5 + 0.5 * random.unit());
-        rounded(if random.next() & 1 == 0 {
-            master + step
-        } else {
-            master - step
+    masters
+        .chunks(2)
+        .flat_map(|pair| {
+            let steps = random.normal();
+            pair.iter()
+                .zip(steps)
+                .map(|(master, step)| rounded(master + rate * step))
+                .collect::<Vec<_>>()
         })
-    };
-    masters.iter().map(&mut one).collect()
+        .collect()
 }
 
 /// The rate at which that share of weights stays as it is.
