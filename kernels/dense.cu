@@ -16,7 +16,7 @@ template <typename Word, bool FLOAT> struct Dense {
     const Place<Word> place;
     const bool aligned; // there is a base, and it and the output lie on 4 bytes
     const u32 elems;
-    Stream<true> stream;
+    Stream<true, false> stream;
     u32 worst; // magnitude
 
     __device__ __forceinline__ Row<Word> load(u32 first, u32 count) const {
@@ -35,7 +35,7 @@ template <typename Word, bool FLOAT> struct Dense {
             bool part = WHOLE || j < count;
             u32 word = base.word(j);
             u32 negative;
-            u32 magnitude = stream.template token<Layout<Word, FLOAT>::BITS>(shape, slots + choices.table[layout.key(word)], part, 2, negative);
+            u32 magnitude = stream.template token<Layout<Word, FLOAT>::BITS>(shape, Entries{slots + choices.table[layout.key(word)]}, part, 2, negative);
             worst = larger(worst, magnitude);
             out.put(j, layout.moved(word, magnitude, negative));
         }

@@ -19,7 +19,7 @@ template <typename Word, bool FLOAT> struct Fresh {
     const u32 origin;
     const u16* raw;
     u32 raw_bits;
-    Stream<true> stream;
+    Stream<true, false> stream;
 
     __device__ __forceinline__ u32 raw_width() const { return layout.mantissa_bits + 1; }
 
@@ -54,7 +54,7 @@ template <typename Word, bool FLOAT> struct Fresh {
         for (u32 j = 0; j < Row<Word>::WORDS; j++) {
             bool part = WHOLE || j < count;
             u32 negative;
-            u32 number = stream.template token<Layout<Word, FLOAT>::BITS>(shape, slots, part, 0, negative);
+            u32 number = stream.template token<Layout<Word, FLOAT>::BITS>(shape, Entries{slots}, part, 0, negative);
             u32 raw_part = 0;
             if (FLOAT && part) raw_part = is_pair && WHOLE ? pair >> 8 * j & 255 : raw_of(first + j);
             to.put(j, word_of(number, raw_part));

@@ -16,6 +16,7 @@
 constexpr u32 CHANGE_BITS = 14;
 constexpr u32 SEGMENT = 4096;
 constexpr u32 GROUP = 8;
+constexpr u32 ROW = WARP * GROUP;
 constexpr u32 NEVER = 1u << 16; // 2^16 - p of a step that does not occur
 constexpr u32 NO_CHANGE = GROUP;
 constexpr u32 QUEUE = SEED_BITS * WARP;
@@ -33,19 +34,36 @@ static_assert(sizeof(Scratch<u16>) == 4032 && sizeof(Scratch<u32>) == 6016, "pla
 // Shared by the CTA: what a key of a base word says.
 struct Chances {
     u16 never[512]; // 2^16 - change probability
-    u16 table[512]; // first entry of the magnitude table
+    u32 table[512]; // the magnitude table: its first slot, and its first span above it
+};
+
+// Magnitude tables as the CTA keeps them: a byte for the symbol of a slot, a word for the span of a symbol. That is a third of what entries
+// take, so it fits the shared memory of every frame; entries of several tables would crowd one another out of the L1 cache.
+struct Spans {
+    const u8* symbol_of;
+    const u32* span_of; // first slot in bits 0-15, frequency above
+
+    __device__ __forceinline__ Spans of(u32 table) const { return {symbol_of + (table & 0xffffu), span_of + (table >> 16)}; }
+
+    // The symbol, and the state behind it.
+    __device__ __forceinline__ u32 next(const Shape& tokens, u32 state, u32& symbol) const {
+        u32 slot = state & tokens.slot_mask;
+        symbol = symbol_of[slot];
+        u32 span = span_of[symbol];
+        return (span >> 16) * (state >> tokens.prob_bits) + slot - (span & 0xffffu);
+    }
 };
 
 template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     const Layout<Word, FLOAT> layout;
     const Chances& chances;
-    const u32* slots;
+    const Spans tables;
     const Shape tokens;
     Scratch<Word>& scratch;
     const Place<Word> place;
     const u32 elems;
     const bool aligned; // there is a base, and it and the output lie on 16 bytes
-    Stream<FULL> stream;
+    Stream<FULL, true> stream;
     u32 changes;
     u32 status;
     u32 worst; // magnitude - 1; 0 becomes the largest of all
@@ -81,7 +99,6 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     // The symbol "first change": the element of the group, or NO_CHANGE. Threads without `part` get NO_CHANGE.
     __device__ __forceinline__ u32 first_change(const u32 (&bound)[GROUP + 1], bool part) {
         u32 found = NO_CHANGE;
-        stream.look_ahead();
         for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
             bool active = part && stream.has_turn(turn);
             u32 slot = stream.state & ((1u << CHANGE_BITS) - 1);
@@ -129,17 +146,15 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         if (keep) scratch.words[at] = (Word)group.chosen(found);
     }
 
-    // The first look at every group of a segment; returns the length of the list.
-    template <bool WHOLE> __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems) {
-        constexpr u32 ROW = WARP * GROUP;
+    // The first look at every group of a segment; returns the length of the list. `next` is the segment's first row, and then that of the
+    // next segment. WHOLE: the block has whole segments up to `whole`.
+    template <bool WHOLE> __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems, u32 whole, Eight<Word>& next) {
         u32 count = 0;
-        Eight<Word> next;
         u32 first = lane_of_thread() * GROUP;
-        load<WHOLE>(next, segment + first, members(segment_elems, first));
         for (u32 row = 0; row < segment_elems; row += ROW, first += ROW) {
             Eight<Word> group = next;
             // Behind the last row it loads that again, for nothing.
-            u32 ahead = WHOLE ? smaller(first + ROW, SEGMENT - ROW + lane_of_thread() * GROUP) : first + ROW;
+            u32 ahead = WHOLE ? smaller(segment + first + ROW, whole - ROW + lane_of_thread() * GROUP) - segment : first + ROW;
             load<WHOLE>(next, segment + ahead, members(segment_elems, ahead));
             u32 has = WHOLE ? GROUP : members(segment_elems, first);
             u32 bound[GROUP + 1];
@@ -164,7 +179,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             bool part = item < count;
             u32 element = part ? scratch.list[item] : 0;
             u32 word = part ? scratch.words[item] : 0;
-            const u32* table = slots + chances.table[layout.key(word)];
+            const Spans table = tables.of(chances.table[layout.key(word)]);
             bool waits = changes + item < in_seeds;
             u32 magnitude = 0;
             u32 negative = 0;
@@ -250,8 +265,8 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         __syncwarp();
     }
 
-    template <bool WHOLE> __device__ __forceinline__ void run_segment(u32 segment, u32 segment_elems) {
-        u32 count = all_groups<WHOLE>(segment, segment_elems);
+    template <bool WHOLE> __device__ __forceinline__ void run_segment(u32 segment, u32 segment_elems, u32 whole, Eight<Word>& next) {
+        u32 count = all_groups<WHOLE>(segment, segment_elems, whole, next);
         __syncwarp();
         while (count != 0) {
             count = magnitudes<WHOLE>(count, segment, segment_elems);
@@ -264,10 +279,16 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         changes = 0;
         status = GOOD;
         worst = 0;
-        for (u32 segment = 0; segment < elems; segment += SEGMENT) {
+        u32 segment = 0;
+        u32 whole = aligned ? elems / SEGMENT * SEGMENT : 0;
+        u32 first = lane_of_thread() * GROUP;
+        Eight<Word> next;
+        if (whole) load<true>(next, first, GROUP);
+        for (; segment < whole; segment += SEGMENT) run_segment<true>(segment, SEGMENT, whole, next);
+        for (; segment < elems; segment += SEGMENT) {
             u32 segment_elems = smaller(elems - segment, SEGMENT);
-            if (aligned && segment_elems == SEGMENT) run_segment<true>(segment, SEGMENT);
-            else run_segment<false>(segment, segment_elems);
+            load<false>(next, segment + first, members(segment_elems, first));
+            run_segment<false>(segment, segment_elems, 0, next);
         }
         settle();
         // Without tables no change has a magnitude.
@@ -277,40 +298,62 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
 };
 
 template <typename Word, bool FLOAT, bool FULL>
-__device__ __forceinline__ void sparse_block(const Plan& plan, const Frame& frame, const Chances& chances, const u32* slots, Scratch<Word>& scratch, u32 number) {
+__device__ __forceinline__ void sparse_block(const Plan& plan, const Frame& frame, const Chances& chances, const Spans& tables, Scratch<Word>& scratch, u32 number) {
     const Task task = plan.tasks[number];
     const Place<Word> place(plan, frame, task);
     bool aligned = uniform(place.base && is_aligned(place.base, 16) && is_aligned(place.out, 16)) != 0;
     Sparse<Word, FLOAT, FULL> block = {
-        layout_of<Word, FLOAT>(frame), chances, slots, Shape(frame.magnitudes), scratch, place, uniform(task.elems), aligned, {}, 0, 0, 0};
+        layout_of<Word, FLOAT>(frame), chances, tables, Shape(frame.magnitudes), scratch, place, uniform(task.elems), aligned, {}, 0, 0, 0};
     report(plan, number, block.run(plan.bytes + task.bytes_at, task.bytes, uniform(frame.lanes_sparse)));
+}
+
+// Makes spans of `entries` entries of tables, by the whole CTA.
+__device__ __forceinline__ void stage_spans(u32* span_of, u32* symbol_of, const u32* from, u32 entries, u32 prob_bits, u32 alphabet) {
+    for (u32 slot = 4 * threadIdx.x; slot < entries; slot += 4 * blockDim.x) {
+        Vector four = *(const Vector*)(from + slot);
+        const u32 entry[4] = {four.x, four.y, four.z, four.w};
+        u32 symbols = 0;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            u32 symbol = entry[i] & 255;
+            symbols |= symbol << 8 * i;
+            bool starts = (entry[i] >> 8 & 4095) == 0;
+            u32 start = (slot + i) & ((1u << prob_bits) - 1);
+            if (starts) span_of[(slot >> prob_bits) * alphabet + symbol] = start | ((entry[i] >> 20) + 1) << 16;
+        }
+        symbol_of[slot / 4] = symbols;
+    }
 }
 
 template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(const Plan& plan) {
     const Job job = plan.jobs[plan.first_job + blockIdx.x];
     const Frame& frame = plan.frames[job.frame];
     const Layout<Word, FLOAT> layout = layout_of<Word, FLOAT>(frame);
+    const Tokens& tokens = frame.magnitudes;
+    const u32 alphabet = (1u << tokens.direct) + ((layout.BITS - tokens.direct) << tokens.top);
+    // Without tables there is one of one slot, whose symbol is 0.
+    const u32 spans = job.staged ? (job.staged >> tokens.prob_bits) * alphabet : 1;
     Chances& chances = *(Chances*)shared_words();
-    u32* staged = shared_words() + sizeof(Chances) / 4;
-    Scratch<Word>* scratch = (Scratch<Word>*)(staged + job.staged);
+    u32* span_of = shared_words() + sizeof(Chances) / 4;
+    u32* symbol_of = span_of + spans;
+    Scratch<Word>* scratch = (Scratch<Word>*)(symbol_of + (job.staged ? job.staged / 4 : 1));
 
     for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {
         u32 of = class_of(frame.class_origin, layout.exponent_of_key(key));
+        u32 table = tokens.table_of[of];
         chances.never[key] = (u16)(NEVER - frame.change_probability[of]);
-        chances.table[key] = (u16)(frame.magnitudes.table_of[of] << frame.magnitudes.prob_bits);
+        chances.table[key] = table << tokens.prob_bits | table * alphabet << 16;
     }
-    const u32* slots = plan.slots + frame.magnitudes.slots_at;
-    if (job.staged) {
-        stage(staged, slots, job.staged);
-        slots = staged;
-    }
+    if (job.staged) stage_spans(span_of, symbol_of, plan.slots + tokens.slots_at, job.staged, tokens.prob_bits, alphabet);
+    else if (threadIdx.x == 0) span_of[0] = symbol_of[0] = 0;
+    const Spans tables = {(const u8*)symbol_of, span_of};
     __syncthreads();
 
     const u32 warp = warp_of_thread();
     Scratch<Word>& own = scratch[warp];
     for (u32 i = warp; i < uniform(job.tasks); i += blockDim.x / WARP) {
-        if (uniform(frame.lanes_sparse) == WARP) sparse_block<Word, FLOAT, true>(plan, frame, chances, slots, own, job.first_task + i);
-        else sparse_block<Word, FLOAT, false>(plan, frame, chances, slots, own, job.first_task + i);
+        if (uniform(frame.lanes_sparse) == WARP) sparse_block<Word, FLOAT, true>(plan, frame, chances, tables, own, job.first_task + i);
+        else sparse_block<Word, FLOAT, false>(plan, frame, chances, tables, own, job.first_task + i);
     }
 }
 

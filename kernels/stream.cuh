@@ -35,13 +35,30 @@ struct Shape {
           fewest_low(tokens.direct - tokens.top) {}
 };
 
+// Entries in memory, a whole table of them from `at` on.
+struct Entries {
+    const u32* at;
+
+    // The symbol, and the state behind it.
+    __device__ __forceinline__ u32 next(const Shape& tokens, u32 state, u32& symbol) const {
+        u32 entry = at[state & tokens.slot_mask];
+        symbol = entry & 255;
+        u32 rest = state >> tokens.prob_bits;
+        return (entry >> 20) * rest + (rest + (entry >> 8 & 4095));
+    }
+};
+
 // FULL: the stream has 32 lanes, or those that it lacks stay idle. With fewer, thread t holds a copy of the state of lane t mod L, and threads take turns.
-template <bool FULL> struct Stream {
+// HELD: the next words are in registers, two a thread, and those behind them under way, so no round waits for memory; else they are read
+// from the L1 cache, which takes fewer instructions.
+template <bool FULL, bool HELD> struct Stream {
     u32 state;
     u32 lanes;
     const u16* words;
     u32 used;  // of the words
     u32 below; // lanes_below()
+    u32 held;  // words[lane], and words[32 + lane] above it
+    u32 ahead; // words[64 + lane]
 
     // Where this lane's item goes among those of the lanes that voted, in the order of lanes.
     __device__ __forceinline__ u32 rank_in(u32 votes) const { return __popc(votes & below); }
@@ -72,6 +89,10 @@ template <bool FULL> struct Stream {
         words = (const u16*)(block + size);
         used = 0;
         below = lanes_below();
+        if (HELD) {
+            held = words[lane_of_thread()] | (u32)words[WARP + lane_of_thread()] << 16;
+            ahead = words[2 * WARP + lane_of_thread()];
+        }
         return !__any_sync(ALL_LANES, stray || padding != 0 || size > bytes);
     }
 
@@ -85,8 +106,21 @@ template <bool FULL> struct Stream {
         bool low = state < STATE_LOW;
         if (!FULL) low = low && part;
         u32 votes = __ballot_sync(ALL_LANES, low);
-        if (low) state = state << 16 | words[used + rank_in(votes)];
+        if (!HELD) {
+            if (low) state = state << 16 | words[used + rank_in(votes)];
+            used += __popc(votes);
+            return;
+        }
+        u32 at = used + rank_in(votes);
+        u32 pair = __shfl_sync(ALL_LANES, held, at & (WARP - 1));
+        if (low) state = state << 16 | (at & WARP ? pair >> 16 : pair & 0xffffu);
         used += __popc(votes);
+        if (used >= WARP) {
+            used -= WARP;
+            words += WARP;
+            held = held >> 16 | ahead << 16;
+            ahead = words[2 * WARP + lane_of_thread()];
+        }
     }
 
     // Asks for the words that will be read next but one or two rounds: half a line of cache each is what a round takes at most.
@@ -103,16 +137,13 @@ template <bool FULL> struct Stream {
 
     __device__ __forceinline__ bool has_turn(u32 turn) const { return FULL || lane_of_thread() - turn < lanes; }
 
-    // A token (docs/format.md §4.2) by a table of entries; threads without `part` get 0. `signs`: 0 none, 1 all symbols carry a sign,
+    // A token (docs/format.md §4.2) by a table; threads without `part` get 0. `signs`: 0 none, 1 all symbols carry a sign,
     // 2 those other than 0. BITS: of the widest number; with 16, low bits never need a second turn.
-    template <u32 BITS> __device__ __forceinline__ u32 token(const Shape& tokens, const u32* table, bool part, u32 signs, u32& negative) {
+    template <u32 BITS, typename Lookup> __device__ __forceinline__ u32 token(const Shape& tokens, const Lookup& table, bool part, u32 signs, u32& negative) {
         u32 symbol = 0;
         negative = 0;
         if (part) {
-            u32 entry = table[state & tokens.slot_mask];
-            symbol = entry & 255;
-            u32 rest = state >> tokens.prob_bits;
-            u32 next = (entry >> 20) * rest + (rest + (entry >> 8 & 4095));
+            u32 next = table.next(tokens, state, symbol);
             bool has_sign = signs == 1 || (signs == 2 && symbol != 0);
             negative = has_sign ? next & 1 : 0;
             state = has_sign ? next >> 1 : next;

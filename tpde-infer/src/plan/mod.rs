@@ -289,16 +289,18 @@ impl Plan {
                 }
             }
             let tasks = number(self.tasks.len(), "blocks")? - first_task;
+            let none = Tokens::default();
             let tables = match work {
-                Work::Copy => 0,
-                Work::Sparse => record.magnitudes.slots,
-                Work::Dense => record.dense.slots,
-                Work::Fresh => record.fresh.slots,
+                Work::Copy => &none,
+                Work::Sparse => &record.magnitudes,
+                Work::Dense => &record.dense,
+                Work::Fresh => &record.fresh,
             };
             if tasks > 0 {
                 runs.push(Run {
                     kernel,
-                    staged: kernel.staged(tables),
+                    staged: tables.slots,
+                    table_bytes: kernel.table_bytes(tables),
                     frame,
                     first_task,
                     tasks,

@@ -3,7 +3,7 @@
 //! A warp decodes one block at a time; a CTA's warps share one frame's tables. 99 KB a CTA is what every device since sm_80
 //! grants, so plans fit all of them.
 
-use super::records::Job;
+use super::records::{Job, Tokens};
 #[cfg(debug_assertions)]
 use super::records::Task;
 
@@ -11,9 +11,6 @@ use super::records::Task;
 pub const MAX_SHARED_BYTES: usize = 99 * 1024;
 /// Fewest warps of a CTA: its tables are read by all.
 const MIN_WARPS: usize = 4;
-/// SPARSE keeps magnitude tables in shared memory up to this many entries; larger ones are read through the L1 cache, since
-/// warps hide that better than tables that push warps out.
-const MAX_STAGED_SPARSE: u32 = 4096;
 
 /// What a kernel does to a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,8 +54,8 @@ impl Kernel {
     const fn shared(self) -> (usize, usize) {
         match (self.work, self.word_bytes) {
             (Work::Copy, _) => (0, 0),
-            (Work::Sparse, 2) => (2048, 4032),
-            (Work::Sparse, _) => (2048, 6016),
+            (Work::Sparse, 2) => (3072, 4032),
+            (Work::Sparse, _) => (3072, 6016),
             (Work::Dense, _) => (1024, 0),
             (Work::Fresh, _) => (0, 64),
         }
@@ -71,12 +68,17 @@ impl Kernel {
         }
     }
 
-    /// Entries of a frame's tables that a CTA stages.
-    pub(crate) fn staged(self, slots: u32) -> u32 {
+    /// Shared bytes of a frame's tables: entries of 4 bytes, but SPARSE has a byte a slot and 4 bytes a symbol.
+    pub(crate) fn table_bytes(self, tokens: &Tokens) -> u32 {
         match self.work {
             Work::Copy => 0,
-            Work::Sparse if slots > MAX_STAGED_SPARSE => 0,
-            Work::Sparse | Work::Dense | Work::Fresh => slots,
+            Work::Sparse if tokens.slots == 0 => 8,
+            Work::Sparse => {
+                let width = 8 * u32::from(self.word_bytes);
+                let alphabet = (1 << tokens.direct) + ((width - tokens.direct) << tokens.top);
+                tokens.slots + 4 * (tokens.slots >> tokens.prob_bits) * alphabet
+            }
+            Work::Dense | Work::Fresh => 4 * tokens.slots,
         }
     }
 }
@@ -85,7 +87,10 @@ impl Kernel {
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) kernel: Kernel,
+    /// Entries of the frame's tables.
     pub(crate) staged: u32,
+    /// What they take in shared memory.
+    pub(crate) table_bytes: u32,
     pub(crate) frame: u32,
     pub(crate) first_task: u32,
     pub(crate) tasks: u32,
@@ -109,7 +114,7 @@ pub struct Launch {
 /// Launches for `runs` on a device of so many multiprocessors: one for each kernel and each of three sizes of its tables.
 pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>, Vec<Launch>) {
     // The most work first: the tail of a launch overlaps the next one's head where streams allow.
-    let bucket = |run: &Run| (run.kernel, table_size(run.staged));
+    let bucket = |run: &Run| (run.kernel, table_size(run.table_bytes));
     runs.sort_by_key(bucket);
     let (mut jobs, mut launches) = (Vec::new(), Vec::new());
     for group in runs.chunk_by(|a, b| bucket(a) == bucket(b)) {
@@ -126,7 +131,7 @@ pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>,
             _ => tasks_a_job.max(MIN_WARPS),
         };
         let (fixed, a_warp) = kernel.shared();
-        let staged = group.iter().map(|run| run.staged as usize).max().unwrap_or(0);
+        let tables = group.iter().map(|run| run.table_bytes as usize).max().unwrap_or(0);
         let first_job = jobs.len();
         for run in group {
             let end = run.first_task + run.tasks;
@@ -150,17 +155,17 @@ pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>,
             first_job: first_job as u64,
             ctas: (jobs.len() - first_job) as u32,
             threads: (32 * warps) as u32,
-            shared_bytes: (fixed + 4 * staged + warps * a_warp) as u32,
+            shared_bytes: (fixed + tables + warps * a_warp) as u32,
         });
     }
     (jobs, launches)
 }
 
 /// Small, middling or large tables: what they take decides how many CTAs a multiprocessor holds.
-fn table_size(staged: u32) -> u8 {
-    match staged {
-        0..=4096 => 0,
-        4097..=8192 => 1,
+fn table_size(bytes: u32) -> u8 {
+    match bytes {
+        0..=0x4000 => 0,
+        0x4001..=0x8000 => 1,
         _ => 2,
     }
 }
@@ -197,10 +202,19 @@ mod tests {
                     word_bytes,
                 };
                 for slots in [0, 1024, 4096, 5120, 8192, 16_384] {
+                    // The most symbols that the format knows.
+                    let tokens = Tokens {
+                        direct: if word_bytes == 2 { 6 } else { 7 },
+                        top: if word_bytes == 2 { 4 } else { 2 },
+                        prob_bits: 10,
+                        slots,
+                        ..Tokens::default()
+                    };
                     for tasks in [1, 7, 16, 999] {
                         let run = Run {
                             kernel,
-                            staged: kernel.staged(slots),
+                            staged: slots,
+                            table_bytes: kernel.table_bytes(&tokens),
                             frame: 0,
                             first_task: 0,
                             tasks,
