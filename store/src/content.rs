@@ -50,7 +50,12 @@ impl Catalog {
 ///
 /// # Errors
 /// `Corrupt`, naming the pack and the tensor.
-pub(crate) fn read_slice(objects: &Objects, id: TensorId, graph: &Graph, out: &mut [u8]) -> Result<SubtreeHash> {
+pub(crate) fn read_slice(
+    objects: &Objects,
+    id: TensorId,
+    graph: &Graph,
+    out: &mut [u8],
+) -> Result<SubtreeHash> {
     let stored = graph
         .nodes()
         .iter()
@@ -74,9 +79,7 @@ pub(crate) fn read_slice(objects: &Objects, id: TensorId, graph: &Graph, out: &m
     }
     let last = frames.len() - 1;
     let hash = match chain(graph, &frames, last).and_then(|chain| chain.decode(out)) {
-        Ok(SubtreeHash::Whole(found)) if found != id => {
-            Err(CodecError::WrongTensor { expected: id, found })
-        }
+        Ok(SubtreeHash::Whole(found)) if found != id => Err(CodecError::WrongTensor { expected: id, found }),
         decoded => decoded,
     };
     hash.map_err(|error| damaged(first_damaged(graph, &frames).unwrap_or(newest), error))
