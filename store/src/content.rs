@@ -56,11 +56,7 @@ pub(crate) fn read_slice(
     graph: &Graph,
     out: &mut [u8],
 ) -> Result<SubtreeHash> {
-    let stored = graph
-        .nodes()
-        .iter()
-        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
-        .collect::<Result<Vec<_>>>()?;
+    let stored = stored_frames(objects, graph)?;
     let damaged = |piece: &Piece, e: CodecError| {
         StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e)
     };
@@ -83,6 +79,15 @@ pub(crate) fn read_slice(
         decoded => decoded,
     };
     hash.map_err(|error| damaged(first_damaged(graph, &frames).unwrap_or(newest), error))
+}
+
+/// The pieces of a graph, as they are stored.
+pub(crate) fn stored_frames(objects: &Objects, graph: &Graph) -> Result<Vec<bytes::Bytes>> {
+    graph
+        .nodes()
+        .iter()
+        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
+        .collect()
 }
 
 /// Checks that a frame is what its entry says.
@@ -116,7 +121,11 @@ fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result
 }
 
 /// The chain of node `at` alone.
-fn chain<'f, 'a>(graph: &Graph, frames: &'f [Frame<'a>], at: usize) -> tpde_core::Result<Chain<'f, 'a>> {
+pub(crate) fn chain<'f, 'a>(
+    graph: &Graph,
+    frames: &'f [Frame<'a>],
+    at: usize,
+) -> tpde_core::Result<Chain<'f, 'a>> {
     let links = graph.below(at);
     Chain::new(
         links

@@ -281,7 +281,12 @@ impl Store {
         Ok(())
     }
 
-    fn slice_graph(&self, manifest: &Manifest, record: &TensorRecord, slice: u32) -> Result<Graph> {
+    pub(crate) fn slice_graph(
+        &self,
+        manifest: &Manifest,
+        record: &TensorRecord,
+        slice: u32,
+    ) -> Result<Graph> {
         let hints = hints(manifest, record);
         self.catalog
             .slice(self.objects(), record.id, record.dtype, slice, &hints)
