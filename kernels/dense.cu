@@ -1,7 +1,7 @@
 // DENSE: most elements of a block change: a residual for each, its table chosen by the base (docs/format.md §4.5).
 //
 // One warp a block, one row (row.cuh) in each thread: base ─key─▶ table ─slot─▶ magnitude, sign ─▶ base + residual.
-// Base words are loaded three rows ahead. All words are written, also in place: hardly a sector has none that changes.
+// Base words are loaded a row ahead. All words are written, also in place: hardly a sector has none that changes.
 #include "row.cuh"
 #include "stream.cuh"
 
@@ -24,7 +24,11 @@ template <typename Word, bool FLOAT> struct Dense {
         return Row<Word>::load(place.base + first, count);
     }
 
-    __device__ __forceinline__ Row<Word> load_whole(u32 first) const { return {load_once(place.base + first)}; }
+    // Loads the row at `first` once `here` has come: a warp can wait for all of its loads only, and would else wait for this one too
+    // before it uses that. `zero` is 0, which the compiler does not know.
+    __device__ __forceinline__ Row<Word> load_whole(u32 first, Row<Word> here, u32 zero) const {
+        return {load_once(place.base + first + (here.bits & zero))};
+    }
 
     // The row at `first`, of which the block has `count` words. WHOLE: all threads have all of theirs, on 4 bytes.
     template <bool WHOLE> __device__ __forceinline__ void row(Row<Word> base, u32 first, u32 count) {
@@ -50,19 +54,17 @@ template <typename Word, bool FLOAT> struct Dense {
         constexpr u32 WORDS = Row<Word>::WORDS;
         u32 stride = WORDS * lanes;
         u32 own = lane_of_thread() < lanes ? WORDS * lane_of_thread() : elems;
-        u32 whole = aligned && lanes == WARP ? elems / stride * stride : 0;
+        u32 whole = aligned && lanes == WARP ? elems / (2 * stride) * (2 * stride) : 0;
         u32 at = 0;
         if (whole) {
-            u32 last = whole - stride;
-            Row<Word> ahead[3];
-            for (u32 i = 0; i < 3; i++) ahead[i] = load_whole(own + smaller(i * stride, last));
-            for (; at < whole; at += stride) {
-                Row<Word> now = ahead[0];
-                ahead[0] = ahead[1];
-                ahead[1] = ahead[2];
+            const u32 zero = elems >> 31;
+            Row<Word> here = load_whole(own, {0}, 0);
+            for (; at < whole; at += 2 * stride) {
+                Row<Word> next = load_whole(own + at + stride, here, zero);
+                row<true>(here, own + at, WORDS);
                 // Behind the last row it loads that again: a row whose words are never used.
-                ahead[2] = load_whole(own + smaller(at + 3 * stride, last));
-                row<true>(now, own + at, WORDS);
+                here = load_whole(own + smaller(at + 2 * stride, whole - stride), next, zero);
+                row<true>(next, own + at + stride, WORDS);
             }
         }
         for (; at < elems; at += stride) {

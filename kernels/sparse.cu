@@ -11,7 +11,7 @@
 #include "stream.cuh"
 
 #ifndef SPARSE_CTAS
-#define SPARSE_CTAS 4
+#define SPARSE_CTAS 3
 #endif
 constexpr u32 CHANGE_BITS = 14;
 constexpr u32 SEGMENT = 4096;
@@ -19,22 +19,26 @@ constexpr u32 GROUP = 8;
 constexpr u32 ROW = WARP * GROUP;
 constexpr u32 NEVER = 1u << 16; // 2^16 - p of a step that does not occur
 constexpr u32 NO_CHANGE = GROUP;
+constexpr u32 CLASSES = 16;
+constexpr u32 CLASS_AT = 12; // bit of a list entry
 constexpr u32 QUEUE = SEED_BITS * WARP;
 
 // A warp's part of the shared memory.
 template <typename Word> struct Scratch {
-    u16 list[SEGMENT / GROUP];  // elements of the segment
-    Word words[SEGMENT / GROUP]; // what the base has there, of elements that change
-    u16 queued[QUEUE];         // elements of the block
+    u32 classes[SEGMENT / GROUP]; // of the elements of a group that has a change, 4 bits each
+    u16 list[SEGMENT / GROUP];    // elements of the segment; of those that change the class above
+    Word words[SEGMENT / GROUP];  // what the base has where the list's elements change, after the first look
+    u16 queued[QUEUE];            // elements of the block
     Word magnitudes[QUEUE];
     u16 seeds[WARP];
 };
-static_assert(sizeof(Scratch<u16>) == 4032 && sizeof(Scratch<u32>) == 6016, "plan/shape.rs counts on these bytes");
+static_assert(sizeof(Scratch<u16>) == 6080 && sizeof(Scratch<u32>) == 8064, "plan/shape.rs counts on these bytes");
 
-// Shared by the CTA: what a key of a base word says.
+// Shared by the CTA. never: 2^16 - change probability.
 struct Chances {
-    u16 never[512]; // 2^16 - change probability
-    u32 table[512]; // the magnitude table: its first slot, and its first span above it
+    u32 of_key[512];  // of a base word: never in bits 0-15, class in 28-31
+    u32 never_of[CLASSES];
+    u32 table_of[CLASSES]; // the magnitude table: its first slot, and its first span above it
 };
 
 // Magnitude tables as the CTA keeps them: a byte for the symbol of a slot, a word for the span of a symbol. That is a third of what entries
@@ -73,23 +77,15 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return first < segment_elems ? smaller(segment_elems - first, GROUP) : 0;
     }
 
-    // Loads the group at `element` of the block; zeros without a base. WHOLE: it has eight elements, on 16 bytes.
-    template <bool WHOLE> __device__ __forceinline__ void load(Eight<Word>& group, u32 element, u32 count) const {
-        if (WHOLE) group.load_whole(place.base + element);
-        else if (place.base) group.load(place.base + element, count);
-        else group.clear();
-    }
-
     // Boundaries of the symbols: [k] is S after k elements. PARTIAL: only elements from `start` to below `count` take part.
-    template <bool PARTIAL> __device__ __forceinline__ void chain(u32 (&bound)[GROUP + 1], const Eight<Word>& group, u32 start, u32 count) const {
+    template <bool PARTIAL> __device__ __forceinline__ void chain(u32 (&bound)[GROUP + 1], const u32 (&never)[GROUP], u32 start, u32 count) const {
         u32 t = (1u << CHANGE_BITS) - 9 + (PARTIAL ? start : 0);
         bound[0] = t + 9;
         u32 takes_part = 0xffu << start & ((1u << count) - 1);
 #pragma unroll
         for (u32 j = 0; j < GROUP; j++) {
-            u32 never = chances.never[group.key(layout, j)];
-            if (PARTIAL && !(takes_part >> j & 1)) never = NEVER;
-            t = (t * never + (NEVER - 1)) >> 16;
+            u32 step = PARTIAL && !(takes_part >> j & 1) ? NEVER : never[j];
+            t = (t * step + (NEVER - 1)) >> 16;
             bound[j + 1] = t + 8 - j;
         }
         // The boundary of "none" is that after the last element of the group.
@@ -118,14 +114,17 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             bool none = slot < bound[GROUP];
             u32 start = none ? 0 : low;
             u32 frequency = none ? bound[GROUP] : high - low;
-            if (active) {
-                found = none ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
-                stream.state = frequency * (stream.state >> CHANGE_BITS) + slot - start;
-            }
+            u32 element = none ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
+            u32 next = frequency * (stream.state >> CHANGE_BITS) + slot - start;
+            found = active ? element : found;
+            // The states of threads that do not have their turn are overwritten below.
+            stream.state = part ? next : stream.state;
             stream.refill(active);
             stream.share(turn);
             if (FULL) break;
         }
+        // All turns together take at most a word a thread.
+        stream.advance();
         return found;
     }
 
@@ -138,48 +137,100 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return at;
     }
 
-    // Appends the change at `found` of the group that begins at `first`, with its base word: the group is at hand, and a later look
-    // at it would wait for memory.
-    __device__ __forceinline__ void append_change(u32& count, u32 found, u32 first, const Eight<Word>& group) {
-        bool keep = found != NO_CHANGE;
-        u32 at = append(count, keep, first + found);
-        if (keep) scratch.words[at] = (Word)group.chosen(found);
+    // Appends the change at `found` of the group that begins at `first`; returns where. `classes` are the group's.
+    __device__ __forceinline__ u32 append_change(u32& count, u32 found, u32 first, u32 classes) {
+        u32 of = classes >> 4 * (found & (GROUP - 1)) & (CLASSES - 1);
+        return append(count, found != NO_CHANGE, (first + found) | of << CLASS_AT);
     }
 
-    // The first look at every group of a segment; returns the length of the list. `next` is the segment's first row, and then that of the
-    // next segment. WHOLE: the block has whole segments up to `whole`.
-    template <bool WHOLE> __device__ __forceinline__ u32 all_groups(u32 segment, u32 segment_elems, u32 whole, Eight<Word>& next) {
+    // The first look at the group that begins at `first` of the segment and has `has` elements.
+    template <bool WHOLE> __device__ __forceinline__ void look(const Eight<Word>& group, u32 segment, u32 first, u32 has, u32& count) {
+        u32 never[GROUP];
+        u32 classes = 0;
+#pragma unroll
+        for (u32 j = GROUP; j-- > 0;) {
+            u32 chance = chances.of_key[group.key(layout, j)];
+            never[j] = chance & 0xffffu;
+            classes = classes << 4 | chance >> 28;
+        }
+        u32 bound[GROUP + 1];
+        chain<!WHOLE>(bound, never, 0, has);
+        if (!place.in_place) {
+            Word* to = place.out + segment + first;
+            if (WHOLE) group.store_whole(to);
+            else group.store(to, has);
+        }
+        u32 found = first_change(bound, WHOLE || has != 0);
+        u32 at = append_change(count, found, first, classes);
+        // What later looks need: the group itself would have to come from memory again.
+        if (found != NO_CHANGE) {
+            scratch.words[at] = (Word)group.chosen(found);
+            scratch.classes[first / GROUP] = classes;
+        }
+    }
+
+    // Two rows of the block's whole segments. The row behind the last is the last again, for nothing.
+    struct Rows {
+        Eight<Word> at[2];
+    };
+
+    // Loads two rows once those of `here` have come: a warp can wait for all of its loads only, and would else wait for these too
+    // before it looks at those. `zero` is 0, which the compiler does not know.
+    __device__ __forceinline__ void load_rows(Rows& rows, u32 element, u32 whole, const Rows& here, u32 zero) const {
+        element += here.at[1].at[0] & zero;
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) rows.at[i].load_whole(place.base + smaller(element + i * ROW, whole - ROW) + lane_of_thread() * GROUP);
+    }
+
+    __device__ __forceinline__ void look_at(const Rows& rows, u32 segment, u32 row, u32& count) {
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) look<true>(rows.at[i], segment, row + i * ROW + lane_of_thread() * GROUP, GROUP, count);
+    }
+
+    // The first look at every group of a segment; returns the length of the list. The block has whole segments up to `whole`; `rows` are
+    // the segment's first, and then those of the next one.
+    __device__ __forceinline__ u32 all_groups(u32 segment, u32 whole, Rows& rows) {
+        const u32 zero = elems >> 31;
         u32 count = 0;
-        u32 first = lane_of_thread() * GROUP;
-        for (u32 row = 0; row < segment_elems; row += ROW, first += ROW) {
-            Eight<Word> group = next;
-            // Behind the last row it loads that again, for nothing.
-            u32 ahead = WHOLE ? smaller(segment + first + ROW, whole - ROW + lane_of_thread() * GROUP) - segment : first + ROW;
-            load<WHOLE>(next, segment + ahead, members(segment_elems, ahead));
-            u32 has = WHOLE ? GROUP : members(segment_elems, first);
-            u32 bound[GROUP + 1];
-            chain<!WHOLE>(bound, group, 0, has);
-            if (!place.in_place) {
-                Word* to = place.out + segment + first;
-                if (WHOLE) group.store_whole(to);
-                else group.store(to, has);
-            }
-            u32 found = first_change(bound, has != 0);
-            append_change(count, found, first, group);
+        Rows next;
+        for (u32 row = 0; row < SEGMENT; row += 4 * ROW) {
+            load_rows(next, segment + row + 2 * ROW, whole, rows, zero);
+            look_at(rows, segment, row, count);
+            load_rows(rows, segment + row + 4 * ROW, whole, next, zero);
+            look_at(next, segment, row + 2 * ROW, count);
+        }
+        return count;
+    }
+
+    // The same of a segment that is short, or not on 16 bytes, or without a base.
+    __device__ __forceinline__ u32 all_groups_of_short(u32 segment, u32 segment_elems) {
+        u32 count = 0;
+        for (u32 row = 0; row < segment_elems; row += ROW) {
+            u32 first = row + lane_of_thread() * GROUP;
+            u32 has = members(segment_elems, first);
+            Eight<Word> group;
+            if (place.base) group.load(place.base + segment + first, has);
+            else group.clear();
+            look<false>(group, segment, first, has, count);
         }
         return count;
     }
 
     // The magnitude of every change on the list, which keeps those behind which their group goes on; returns its length.
-    template <bool WHOLE> __device__ __forceinline__ u32 magnitudes(u32 count, u32 segment, u32 segment_elems) {
+    // has_words: they come from the first look.
+    template <bool WHOLE> __device__ __forceinline__ u32 magnitudes(u32 count, bool has_words, u32 segment, u32 segment_elems) {
         u32 kept = 0;
         u32 in_seeds = SEED_BITS * stream.lanes;
         for (u32 row = 0; row < count; row += WARP) {
             u32 item = row + lane_of_thread();
             bool part = item < count;
-            u32 element = part ? scratch.list[item] : 0;
-            u32 word = part ? scratch.words[item] : 0;
-            const Spans table = tables.of(chances.table[layout.key(word)]);
+            u32 entry = part ? scratch.list[item] : 0;
+            u32 element = entry & (SEGMENT - 1);
+            // From memory it is under way until the magnitude is known.
+            u32 word = 0;
+            if (has_words) word = part ? scratch.words[item] : 0;
+            else if (place.base) word = part ? place.base[segment + element] : 0;
+            const Spans table = tables.of(chances.table_of[entry >> CLASS_AT]);
             bool waits = changes + item < in_seeds;
             u32 magnitude = 0;
             u32 negative = 0;
@@ -212,39 +263,27 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return kept;
     }
 
-    // The next look at the groups on the list, from the element that it names; returns its new length. Groups are loaded a row ahead.
-    template <bool WHOLE> __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment, u32 segment_elems) {
+    // The next look at the groups on the list, from the element that it names; returns its new length.
+    template <bool WHOLE> __device__ __forceinline__ u32 listed_groups(u32 count, u32 segment_elems) {
         u32 kept = 0;
-        Listed next = load_listed<WHOLE>(lane_of_thread(), count, segment, segment_elems);
         for (u32 row = 0; row < count; row += WARP) {
-            Listed now = next;
-            next = load_listed<WHOLE>(row + WARP + lane_of_thread(), count, segment, segment_elems);
-            u32 first = now.element & ~(GROUP - 1);
+            u32 item = row + lane_of_thread();
+            bool part = item < count;
+            // Threads without an entry look at a group of class 0, for nothing.
+            u32 element = part ? scratch.list[item] : 0;
+            u32 first = element & ~(GROUP - 1);
+            u32 classes = part ? scratch.classes[element / GROUP] : 0;
+            u32 never[GROUP];
+#pragma unroll
+            for (u32 j = 0; j < GROUP; j++) never[j] = chances.never_of[classes >> 4 * j & (CLASSES - 1)];
             u32 bound[GROUP + 1];
-            chain<true>(bound, now.group, now.element - first, now.has);
-            u32 found = first_change(bound, row + lane_of_thread() < count);
+            chain<true>(bound, never, element - first, WHOLE ? GROUP : members(segment_elems, first));
+            u32 found = first_change(bound, part);
             __syncwarp();
-            append_change(kept, found, first, now.group);
+            append_change(kept, found, first, classes);
         }
         __syncwarp();
         return kept;
-    }
-
-    // An entry of the list, and its group.
-    struct Listed {
-        u32 element;
-        u32 has;
-        Eight<Word> group;
-    };
-
-    template <bool WHOLE> __device__ __forceinline__ Listed load_listed(u32 item, u32 count, u32 segment, u32 segment_elems) const {
-        Listed listed;
-        // Threads without an entry look at the segment's first group, for nothing.
-        listed.element = item < count ? scratch.list[item] : 0;
-        u32 first = listed.element & ~(GROUP - 1);
-        listed.has = WHOLE ? GROUP : members(segment_elems, first);
-        load<WHOLE>(listed.group, segment + first, listed.has);
-        return listed;
     }
 
     // Changes whose signs the final states hold.
@@ -255,22 +294,32 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         if (lane < stream.lanes) scratch.seeds[lane] = (u16)(stream.state & (STATE_LOW - 1));
         __syncwarp();
         const Seeds seeds = {scratch.seeds};
-        for (u32 i = lane; i < waiting; i += WARP) {
-            u32 element = scratch.queued[i];
-            u32 word = place.base ? (u32)place.base[element] : 0;
-            place.out[element] = (Word)layout.moved(word, scratch.magnitudes[i], seeds.bit(i));
+        // Several at a time: each waits for memory.
+        constexpr u32 TOGETHER = 5;
+        for (u32 from = lane; from < waiting; from += TOGETHER * WARP) {
+            u32 word[TOGETHER];
+#pragma unroll
+            for (u32 k = 0; k < TOGETHER; k++) {
+                u32 i = from + k * WARP;
+                word[k] = place.base && i < waiting ? (u32)place.base[scratch.queued[i]] : 0;
+            }
+#pragma unroll
+            for (u32 k = 0; k < TOGETHER; k++) {
+                u32 i = from + k * WARP;
+                if (i < waiting) place.out[scratch.queued[i]] = (Word)layout.moved(word[k], scratch.magnitudes[i], seeds.bit(i));
+            }
         }
         for (u32 i = waiting + lane; i < in_seeds; i += WARP)
             if (seeds.bit(i)) status |= BAD_SEEDS;
         __syncwarp();
     }
 
-    template <bool WHOLE> __device__ __forceinline__ void run_segment(u32 segment, u32 segment_elems, u32 whole, Eight<Word>& next) {
-        u32 count = all_groups<WHOLE>(segment, segment_elems, whole, next);
+    // All looks at a segment behind the first, which made a list of `count`.
+    template <bool WHOLE> __device__ __forceinline__ void later_looks(u32 count, u32 segment, u32 segment_elems) {
         __syncwarp();
-        while (count != 0) {
-            count = magnitudes<WHOLE>(count, segment, segment_elems);
-            if (count != 0) count = listed_groups<WHOLE>(count, segment, segment_elems);
+        for (bool has_words = true; count != 0; has_words = false) {
+            count = magnitudes<WHOLE>(count, has_words, segment, segment_elems);
+            if (count != 0) count = listed_groups<WHOLE>(count, segment_elems);
         }
     }
 
@@ -281,14 +330,14 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         worst = 0;
         u32 segment = 0;
         u32 whole = aligned ? elems / SEGMENT * SEGMENT : 0;
-        u32 first = lane_of_thread() * GROUP;
-        Eight<Word> next;
-        if (whole) load<true>(next, first, GROUP);
-        for (; segment < whole; segment += SEGMENT) run_segment<true>(segment, SEGMENT, whole, next);
+        if (whole) {
+            Rows rows = {};
+            load_rows(rows, 0, whole, rows, 0);
+            for (; segment < whole; segment += SEGMENT) later_looks<true>(all_groups(segment, whole, rows), segment, SEGMENT);
+        }
         for (; segment < elems; segment += SEGMENT) {
             u32 segment_elems = smaller(elems - segment, SEGMENT);
-            load<false>(next, segment + first, members(segment_elems, first));
-            run_segment<false>(segment, segment_elems, 0, next);
+            later_looks<false>(all_groups_of_short(segment, segment_elems), segment, segment_elems);
         }
         settle();
         // Without tables no change has a magnitude.
@@ -340,9 +389,12 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
 
     for (u32 key = threadIdx.x; key < layout.KEYS; key += blockDim.x) {
         u32 of = class_of(frame.class_origin, layout.exponent_of_key(key));
-        u32 table = tokens.table_of[of];
-        chances.never[key] = (u16)(NEVER - frame.change_probability[of]);
-        chances.table[key] = table << tokens.prob_bits | table * alphabet << 16;
+        chances.of_key[key] = (NEVER - frame.change_probability[of]) | of << 28;
+    }
+    if (threadIdx.x < CLASSES) {
+        u32 table = tokens.table_of[threadIdx.x];
+        chances.never_of[threadIdx.x] = NEVER - frame.change_probability[threadIdx.x];
+        chances.table_of[threadIdx.x] = table << tokens.prob_bits | table * alphabet << 16;
     }
     if (job.staged) stage_spans(span_of, symbol_of, plan.slots + tokens.slots_at, job.staged, tokens.prob_bits, alphabet);
     else if (threadIdx.x == 0) span_of[0] = symbol_of[0] = 0;
@@ -358,6 +410,6 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
 }
 
 extern "C" __global__ void __launch_bounds__(256, SPARSE_CTAS) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
-extern "C" __global__ void __launch_bounds__(512) sparse_float_32(const Plan plan) { sparse<u32, true>(plan); }
-extern "C" __global__ void __launch_bounds__(512) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
-extern "C" __global__ void __launch_bounds__(512) sparse_int_32(const Plan plan) { sparse<u32, false>(plan); }
+extern "C" __global__ void __launch_bounds__(256, 2) sparse_float_32(const Plan plan) { sparse<u32, true>(plan); }
+extern "C" __global__ void __launch_bounds__(256, SPARSE_CTAS) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
+extern "C" __global__ void __launch_bounds__(256, 2) sparse_int_32(const Plan plan) { sparse<u32, false>(plan); }

@@ -111,11 +111,17 @@ template <bool FULL, bool HELD> struct Stream {
             used += __popc(votes);
             return;
         }
-        u32 at = used + rank_in(votes);
+        u32 at = used + rank_in(votes); // below 64
         u32 pair = __shfl_sync(ALL_LANES, held, at & (WARP - 1));
         if (low) state = state << 16 | (at & WARP ? pair >> 16 : pair & 0xffffu);
         used += __popc(votes);
-        if (used >= WARP) {
+    }
+
+    // HELD: lets go what was used; after at most 32 more words each time.
+    __device__ __forceinline__ void advance() {
+        // While, not if: it turns once at most, but as predicated code it would wait for memory each time, also for loads of others.
+#pragma unroll 1
+        while (HELD && used >= WARP) {
             used -= WARP;
             words += WARP;
             held = held >> 16 | ahead << 16;
@@ -149,6 +155,7 @@ template <bool FULL, bool HELD> struct Stream {
             state = has_sign ? next >> 1 : next;
         }
         refill(part);
+        advance();
         bool wide = symbol >= tokens.limit;
         if (!__any_sync(ALL_LANES, wide)) return symbol;
         u32 above = symbol - tokens.limit;
@@ -158,6 +165,7 @@ template <bool FULL, bool HELD> struct Stream {
             number |= state & ((1u << lacking) - 1);
             state >>= lacking;
             refill(lacking != 0);
+            advance();
             return number;
         }
         u32 have = 0;
@@ -169,6 +177,7 @@ template <bool FULL, bool HELD> struct Stream {
             have += count;
             lacking -= count;
             refill(takes);
+            advance();
         }
         return number;
     }

@@ -54,8 +54,8 @@ impl Kernel {
     const fn shared(self) -> (usize, usize) {
         match (self.work, self.word_bytes) {
             (Work::Copy, _) => (0, 0),
-            (Work::Sparse, 2) => (3072, 4032),
-            (Work::Sparse, _) => (3072, 6016),
+            (Work::Sparse, 2) => (2176, 6080),
+            (Work::Sparse, _) => (2176, 8064),
             (Work::Dense, _) => (1024, 0),
             (Work::Fresh, _) => (0, 64),
         }
