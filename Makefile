@@ -54,9 +54,10 @@ gpu-bundle: ## Build gpu-bundle/: tests and measurements for a machine with a GP
 	cp "$$(cargo bench --locked -p tpde-bench --bench gpu --no-run --message-format json | .ci/executable)" gpu-bundle/speed
 	strip gpu-bundle/parity gpu-bundle/speed
 	cp tests/data/state/*.safetensors gpu-bundle/data/state
+	cp benches/peers/nvcomp_xor.py gpu-bundle
 	cp tpde-infer/bundle.mk gpu-bundle/Makefile
 
-test-gpu bench-gpu: ## Run what gpu-bundle/ holds, on a machine with a GPU; never calls cargo
+test-gpu bench-gpu: ## Run gpu-bundle/ on a machine with a GPU, without cargo: parity; speed, nvCOMP's too if CuPy and it are there
 	@[[ -x gpu-bundle/parity ]] || { echo 'no gpu-bundle/ here: run `make gpu-bundle` where Rust is' >&2; exit 1; }
 	@$(MAKE) --no-print-directory -f gpu-bundle/Makefile $@
 

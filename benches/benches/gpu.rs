@@ -157,7 +157,9 @@ impl Random {
 
 fn masters(tensor: usize) -> Vec<f32> {
     let mut random = Random(tensor as u64 * 0x9e37_79b9_7f4a_7c15 + 0x1234_5679);
-    (0..TENSOR_ELEMS / 2).flat_map(|_| random.normal().map(|n| 0.02 * n)).collect()
+    (0..TENSOR_ELEMS / 2)
+        .flat_map(|_| random.normal().map(|n| 0.02 * n))
+        .collect()
 }
 
 /// To the nearest bf16, ties to even.

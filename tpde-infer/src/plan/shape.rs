@@ -3,9 +3,9 @@
 //! A warp decodes one block at a time; a CTA's warps share one frame's tables. 99 KB a CTA is what every device since sm_80
 //! grants, so plans fit all of them.
 
-use super::records::{Job, Tokens};
 #[cfg(debug_assertions)]
 use super::records::Task;
+use super::records::{Job, Tokens};
 
 /// Most dynamic shared memory of a CTA, in bytes.
 pub const MAX_SHARED_BYTES: usize = 99 * 1024;
@@ -131,7 +131,11 @@ pub(crate) fn launches(mut runs: Vec<Run>, multiprocessors: usize) -> (Vec<Job>,
             _ => tasks_a_job.max(MIN_WARPS),
         };
         let (fixed, a_warp) = kernel.shared();
-        let tables = group.iter().map(|run| run.table_bytes as usize).max().unwrap_or(0);
+        let tables = group
+            .iter()
+            .map(|run| run.table_bytes as usize)
+            .max()
+            .unwrap_or(0);
         let first_job = jobs.len();
         for run in group {
             let end = run.first_task + run.tasks;
