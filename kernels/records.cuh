@@ -105,6 +105,6 @@ template <typename Word> struct Place {
     __device__ __forceinline__ Place(const Plan& plan, const Frame& frame, const Task& task) {
         base = frame.has_base ? (const Word*)(plan.base + frame.base_at) + task.first : nullptr;
         out = (Word*)(plan.out + frame.out_at) + task.first;
-        in_place = base == out;
+        in_place = uniform(base == out) != 0;
     }
 };

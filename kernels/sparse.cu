@@ -71,6 +71,14 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     u32 changes;
     u32 status;
     u32 worst; // magnitude - 1; 0 becomes the largest of all
+    // A change of a later look: its base word comes from memory, and is not waited for before the next round.
+    struct Pending {
+        bool is_any;
+        u32 element; // of the block
+        u32 word;
+        u32 magnitude;
+        u32 negative;
+    } pending;
 
     // Elements of the group that begins at `first` of the segment's `segment_elems`.
     __device__ __forceinline__ static u32 members(u32 segment_elems, u32 first) {
@@ -95,6 +103,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
     // The symbol "first change": the element of the group, or NO_CHANGE. Threads without `part` get NO_CHANGE.
     __device__ __forceinline__ u32 first_change(const u32 (&bound)[GROUP + 1], bool part) {
         u32 found = NO_CHANGE;
+        u32 own = 0; // slot
         for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
             bool active = part && stream.has_turn(turn);
             u32 slot = stream.state & ((1u << CHANGE_BITS) - 1);
@@ -114,9 +123,9 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             bool none = slot < bound[GROUP];
             u32 start = none ? 0 : low;
             u32 frequency = none ? bound[GROUP] : high - low;
-            u32 element = none ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
             u32 next = frequency * (stream.state >> CHANGE_BITS) + slot - start;
-            found = active ? element : found;
+            if (FULL) found = none || !part ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
+            own = active ? slot : own;
             // The states of threads that do not have their turn are overwritten below.
             stream.state = part ? next : stream.state;
             stream.refill(active);
@@ -125,7 +134,14 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         }
         // All turns together take at most a word a thread.
         stream.advance();
-        return found;
+        if (FULL) return found;
+        // With turns it is looked for once, behind them.
+        bool past_4 = own < bound[4];
+        bool past_2 = own < (past_4 ? bound[6] : bound[2]);
+        u32 low = past_4 ? bound[5] : bound[1];
+        u32 high = past_4 ? bound[7] : bound[3];
+        bool past_1 = own < (past_2 ? high : low);
+        return !part || own < bound[GROUP] ? NO_CHANGE : (past_4 ? 4 : 0) + (past_2 ? 2 : 0) + (past_1 ? 1 : 0);
     }
 
     // Appends to the list of `count` entries, for threads with `keep`; returns where.
@@ -169,6 +185,9 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         }
     }
 
+    // Rows that far ahead are asked into the L2 cache: two rows of time are less than memory takes.
+    static constexpr u32 FAR = 8 * ROW;
+
     // Two rows of the block's whole segments. The row behind the last is the last again, for nothing.
     struct Rows {
         Eight<Word> at[2];
@@ -194,6 +213,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         u32 count = 0;
         Rows next;
         for (u32 row = 0; row < SEGMENT; row += 4 * ROW) {
+            prefetch_l2(place.base + smaller(segment + row + FAR + lane_of_thread() * (4 * ROW / WARP), whole - GROUP));
             load_rows(next, segment + row + 2 * ROW, whole, rows, zero);
             look_at(rows, segment, row, count);
             load_rows(rows, segment + row + 4 * ROW, whole, next, zero);
@@ -216,6 +236,11 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
         return count;
     }
 
+    __device__ __forceinline__ void finish_pending() {
+        if (pending.is_any) place.out[pending.element] = (Word)layout.moved(pending.word, pending.magnitude, pending.negative);
+        pending.is_any = false;
+    }
+
     // The magnitude of every change on the list, which keeps those behind which their group goes on; returns its length.
     // has_words: they come from the first look.
     template <bool WHOLE> __device__ __forceinline__ u32 magnitudes(u32 count, bool has_words, u32 segment, u32 segment_elems) {
@@ -226,12 +251,15 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             bool part = item < count;
             u32 entry = part ? scratch.list[item] : 0;
             u32 element = entry & (SEGMENT - 1);
-            // From memory it is under way until the magnitude is known.
-            u32 word = 0;
-            if (has_words) word = part ? scratch.words[item] : 0;
-            else if (place.base) word = part ? place.base[segment + element] : 0;
             const Spans table = tables.of(chances.table_of[entry >> CLASS_AT]);
             bool waits = changes + item < in_seeds;
+            if (!has_words) {
+                finish_pending();
+                pending.is_any = part && !waits;
+                pending.element = segment + element;
+                pending.word = 0;
+                if (place.base && pending.is_any) pending.word = place.base[pending.element];
+            }
             u32 magnitude = 0;
             u32 negative = 0;
             for (u32 turn = 0; turn < WARP; turn += stream.lanes) {
@@ -250,9 +278,13 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
                 if (waits) {
                     scratch.queued[changes + item] = (u16)(segment + element);
                     scratch.magnitudes[changes + item] = (Word)magnitude;
-                } else {
-                    place.out[segment + element] = (Word)layout.moved(word, magnitude, negative);
+                } else if (has_words) {
+                    place.out[segment + element] = (Word)layout.moved(scratch.words[item], magnitude, negative);
                 }
+            }
+            if (!has_words) {
+                pending.magnitude = magnitude;
+                pending.negative = negative;
             }
             __syncwarp();
             bool keep = part && (element + 1) % GROUP != 0 && (WHOLE || element + 1 < segment_elems);
@@ -339,6 +371,7 @@ template <typename Word, bool FLOAT, bool FULL> struct Sparse {
             u32 segment_elems = smaller(elems - segment, SEGMENT);
             later_looks<false>(all_groups_of_short(segment, segment_elems), segment, segment_elems);
         }
+        finish_pending();
         settle();
         // Without tables no change has a magnitude.
         if (worst >= layout.TOP || (changes != 0 && tokens.slot_mask == 0)) status |= BAD_MAGNITUDE;
@@ -352,7 +385,7 @@ __device__ __forceinline__ void sparse_block(const Plan& plan, const Frame& fram
     const Place<Word> place(plan, frame, task);
     bool aligned = uniform(place.base && is_aligned(place.base, 16) && is_aligned(place.out, 16)) != 0;
     Sparse<Word, FLOAT, FULL> block = {
-        layout_of<Word, FLOAT>(frame), chances, tables, Shape(frame.magnitudes), scratch, place, uniform(task.elems), aligned, {}, 0, 0, 0};
+        layout_of<Word, FLOAT>(frame), chances, tables, Shape(frame.magnitudes), scratch, place, uniform(task.elems), aligned, {}, 0, 0, 0, {}};
     report(plan, number, block.run(plan.bytes + task.bytes_at, task.bytes, uniform(frame.lanes_sparse)));
 }
 

@@ -113,7 +113,8 @@ template <bool FULL, bool HELD> struct Stream {
         }
         u32 at = used + rank_in(votes); // below 64
         u32 pair = __shfl_sync(ALL_LANES, held, at & (WARP - 1));
-        if (low) state = state << 16 | (at & WARP ? pair >> 16 : pair & 0xffffu);
+        // Bytes 0 and 1 of the pair or its bytes 2 and 3, below those of the state.
+        if (low) state = __byte_perm(pair, state, at & WARP ? 0x5432 : 0x5410);
         used += __popc(votes);
     }
 

@@ -98,6 +98,15 @@ __device__ __forceinline__ u32 load_once(const void* from) {
 #endif
 }
 
+// Asks a line of memory into the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* at) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+}
+
 // One store of 16 bytes; of 16-bit words the compiler would make four.
 __device__ __forceinline__ void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
 #ifdef __CUDA_ARCH__

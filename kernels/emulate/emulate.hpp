@@ -187,5 +187,13 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
     return unsigned(most);
 }
 
+// Bytes 0 to 3 are those of `a`, 4 to 7 those of `b`.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    unsigned long long bytes = (unsigned long long)b << 32 | a;
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < 4; i++) chosen |= unsigned(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+    return chosen;
+}
+
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __clz(unsigned bits) { return bits == 0 ? 32 : __builtin_clz(bits); }

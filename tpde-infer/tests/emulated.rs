@@ -2,6 +2,12 @@
 //!
 //! Compiled with the address and undefined-behaviour sanitizers: a read or write outside an array, or off its alignment, fails.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
 mod corpus;
 
 use corpus::arena::Arena;

@@ -2,6 +2,12 @@
 //!
 //! Without a GPU every test here says so and does nothing; with `TPDE_REQUIRE_GPU=1` that is a failure.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
 mod corpus;
 
 use corpus::arena::Arena;
