@@ -3,10 +3,12 @@
 //! 16 M bf16 weights (normal, std 0.02, f32 masters), and the same after a normal step of the masters; H is the plain conditional
 //! entropy of signed residuals given the class of the base, so that it charges nothing for tables. Wanted: at most 2 % above it
 //! from 0.08 bits an element on, digests aside, and digests at most 0.5 %.
+//!
+//! Then the same weights as other types, beside the floor of an ideal adaptive code (tpde-core, `floor_bytes`).
 
 use tpde_bench::machine::describe;
 use tpde_bench::report::Table;
-use tpde_core::{Base, Chain, Dtype, Frame, Link, Slice, encode_frame, slices_of, tensor_id};
+use tpde_core::{Base, Chain, Dtype, Frame, Link, Slice, encode_frame, floor_bytes, slices_of, tensor_id};
 
 const ELEMS: usize = 16 << 20;
 const STEPS: [f64; 8] = [3e-7, 5e-7, 1e-6, 6e-6, 1e-5, 5e-5, 1.6e-4, 1e-3];
@@ -123,6 +125,87 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             share(ledger.table_bytes as f64),
             share((ledger.directory_bytes + ledger.header_bytes) as f64),
         ]);
+    }
+    table.print();
+    other_types(&masters, &mut random)
+}
+
+/// The bits of `value` as `dtype`; 8-bit types scaled to their range.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low bytes of a number in range"
+)]
+fn bits_of(dtype: Dtype, value: f32) -> u64 {
+    match dtype {
+        Dtype::F64 => f64::from(value).to_bits(),
+        Dtype::F32 => value.to_bits().into(),
+        Dtype::F16 => half::f16::from_f32(value).to_bits().into(),
+        // The upper byte of an f16, rounded.
+        Dtype::F8E5M2 => (u64::from(half::f16::from_f32(value).to_bits()) + 0x80) >> 8,
+        // Three bits of mantissa, an exponent counted from 2^-14: normal numbers of 2^-14 to 2^1.
+        Dtype::F8E4M3 => {
+            let bits = value.to_bits() + (1 << 19);
+            let exponent = (bits >> 23 & 0xff).clamp(113, 127) - 113;
+            u64::from(bits >> 31 << 7 | exponent << 3 | bits >> 20 & 7)
+        }
+        _ => u64::from((value * 1270.0).round().clamp(-127.0, 127.0) as i8 as u8),
+    }
+}
+
+fn other_types(masters: &[f32], random: &mut Random) -> Result<(), Box<dyn std::error::Error>> {
+    let masters = &masters[..4 << 20];
+    let mut table = Table::new(&["type", "step", "unchanged", "frame bits/elem", "floor", "x floor"]);
+    for dtype in [
+        Dtype::F16,
+        Dtype::F32,
+        Dtype::F64,
+        Dtype::F8E4M3,
+        Dtype::F8E5M2,
+        Dtype::I8,
+    ] {
+        let bytes = |values: &mut dyn Iterator<Item = f32>| -> Vec<u8> {
+            values
+                .flat_map(|v| {
+                    bits_of(dtype, v)
+                        .to_le_bytes()
+                        .into_iter()
+                        .take(dtype.word_bytes())
+                })
+                .collect()
+        };
+        let base = bytes(&mut masters.iter().copied());
+        let slice = Slice {
+            dtype,
+            total_elems: masters.len() as u64,
+            index: 0,
+        };
+        for step in [None, Some(1e-6), Some(5e-5), Some(1e-3)] {
+            let new = match step {
+                Some(step) => bytes(&mut masters.iter().map(|m| m + random.normal(step))),
+                None => base.clone(),
+            };
+            let against = step.map(|_| Base {
+                id: tensor_id(&base),
+                bytes: &base,
+            });
+            let frame = encode_frame(slice, &new, against, None)?;
+            let floor = floor_bytes(slice, &new, against, None)?;
+            let same = base
+                .chunks(dtype.word_bytes())
+                .zip(new.chunks(dtype.word_bytes()))
+                .filter(|(b, n)| b == n)
+                .count();
+            let bits = |bytes: f64| format!("{:.4}", 8.0 * bytes / masters.len() as f64);
+            table.row(vec![
+                dtype.name().to_owned(),
+                step.map_or("no base".to_owned(), |s| format!("{s:e}")),
+                format!("{:.2} %", 100.0 * same as f64 / masters.len() as f64),
+                bits(frame.bytes.len() as f64),
+                bits(floor),
+                format!("{:.4}", frame.bytes.len() as f64 / floor),
+            ]);
+        }
     }
     table.print();
     Ok(())
