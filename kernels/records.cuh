@@ -54,7 +54,7 @@ struct Job {
     u32 frame;
     u32 first_task;
     u32 tasks;
-    u32 staged; // entries of the token tables that the CTA keeps in shared memory: all or none
+    u32 staged; // entries of the token tables, which the CTA keeps in shared memory
 };
 
 // A table as the frame's header has it.

@@ -8,11 +8,10 @@
 //
 // Departures from the scalar form: 1. the chain runs over T = S - 9 + j, T' = (T·(2^16 - p) + 2^16 - 1) >> 16, all eight steps;
 // steps that the group does not have get p = 0, which leaves T as it is. 2. The symbol is found by three comparisons of eight.
+// 3. After the first look a group's words are not read again: the classes of its elements are kept, and a change of a later look is
+// finished one round later, when its base word has come.
 #include "stream.cuh"
 
-#ifndef SPARSE_CTAS
-#define SPARSE_CTAS 3
-#endif
 constexpr u32 CHANGE_BITS = 14;
 constexpr u32 SEGMENT = 4096;
 constexpr u32 GROUP = 8;
@@ -442,7 +441,7 @@ template <typename Word, bool FLOAT> __device__ __forceinline__ void sparse(cons
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, SPARSE_CTAS) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
+extern "C" __global__ void __launch_bounds__(256, 3) sparse_float_16(const Plan plan) { sparse<u16, true>(plan); }
 extern "C" __global__ void __launch_bounds__(256, 2) sparse_float_32(const Plan plan) { sparse<u32, true>(plan); }
-extern "C" __global__ void __launch_bounds__(256, SPARSE_CTAS) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
+extern "C" __global__ void __launch_bounds__(256, 3) sparse_int_16(const Plan plan) { sparse<u16, false>(plan); }
 extern "C" __global__ void __launch_bounds__(256, 2) sparse_int_32(const Plan plan) { sparse<u32, false>(plan); }
