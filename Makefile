@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools fixtures build lint doc test demo bench clean
+.PHONY: help setup tools fixtures build lint doc test demo bench gpu-bundle test-gpu bench-gpu clean
 
 FIXTURES := target/fixtures
 VENV_STAMP := .venv/.stamp
@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV_OR_PYTHON = $(shell [[ -x .venv/bin/python ]] && echo .venv/bin/python || echo $(PYTHON))
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)?:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: tools $(VENV_STAMP) ## Install what is missing: C compiler, Python, .venv for the reference decoder
 
@@ -47,6 +47,20 @@ demo: fixtures build ## Save, compare and restore a real run with the built bina
 bench: fixtures ## Run the measurements of benches/
 	cargo bench --locked -p tpde-bench
 
+gpu-bundle: ## Build gpu-bundle/: tests and measurements for a machine with a GPU and no Rust
+	rm -rf gpu-bundle
+	mkdir -p gpu-bundle/data/state
+	cp "$$(cargo test --locked --release -p tpde-infer --test gpu --no-run --message-format json | .ci/executable)" gpu-bundle/parity
+	cp "$$(cargo bench --locked -p tpde-bench --bench gpu --no-run --message-format json | .ci/executable)" gpu-bundle/speed
+	strip gpu-bundle/parity gpu-bundle/speed
+	cp tests/data/state/*.safetensors gpu-bundle/data/state
+	cp benches/peers/nvcomp_xor.py gpu-bundle
+	cp tpde-infer/bundle.mk gpu-bundle/Makefile
+
+test-gpu bench-gpu: ## Run gpu-bundle/ on a machine with a GPU, without cargo: parity; speed, nvCOMP's too if CuPy and it are there
+	@[[ -x gpu-bundle/parity ]] || { echo 'no gpu-bundle/ here: run `make gpu-bundle` where Rust is' >&2; exit 1; }
+	@$(MAKE) --no-print-directory -f gpu-bundle/Makefile $@
+
 clean: ## Remove everything that was built or downloaded here
 	cargo clean
-	rm -rf .venv
+	rm -rf .venv gpu-bundle

@@ -228,7 +228,7 @@ class Store:
         self.folder = Path(folder)
         # §8
         config = json.loads((self.folder / "tpde.json").read_text("utf-8"))
-        need(config.get("format") == 0, f"§8: a store of format {config.get('format')}, this reader knows 0")
+        need(config.get("format") == 1, f"§8: a store of format {config.get('format')}, this reader knows 1")
         need(re.fullmatch(r"[0-9a-f]{32}", config.get("store_id", "")), "§8: the store_id is not 32 hexadecimal digits")
         need(isinstance(config.get("created_unix_ms"), int), "§8: created_unix_ms is not a number")
         features = config.get("features")

@@ -18,9 +18,7 @@ use crate::ids::PackId;
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
-use crate::pack::{
-    ContentHash, ContentPrefix, Entry, PART_LEN, PREFIX_LEN, Part, prefix_of, read_entries,
-};
+use crate::pack::{ContentHash, ContentPrefix, Entry, PART_LEN, PREFIX_LEN, Part, prefix_of, read_entries};
 
 /// Some content that is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

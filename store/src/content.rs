@@ -50,12 +50,13 @@ impl Catalog {
 ///
 /// # Errors
 /// `Corrupt`, naming the pack and the tensor.
-pub(crate) fn read_slice(objects: &Objects, id: TensorId, graph: &Graph, out: &mut [u8]) -> Result<SubtreeHash> {
-    let stored = graph
-        .nodes()
-        .iter()
-        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
-        .collect::<Result<Vec<_>>>()?;
+pub(crate) fn read_slice(
+    objects: &Objects,
+    id: TensorId,
+    graph: &Graph,
+    out: &mut [u8],
+) -> Result<SubtreeHash> {
+    let stored = stored_frames(objects, graph)?;
     let damaged = |piece: &Piece, e: CodecError| {
         StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e)
     };
@@ -74,12 +75,19 @@ pub(crate) fn read_slice(objects: &Objects, id: TensorId, graph: &Graph, out: &m
     }
     let last = frames.len() - 1;
     let hash = match chain(graph, &frames, last).and_then(|chain| chain.decode(out)) {
-        Ok(SubtreeHash::Whole(found)) if found != id => {
-            Err(CodecError::WrongTensor { expected: id, found })
-        }
+        Ok(SubtreeHash::Whole(found)) if found != id => Err(CodecError::WrongTensor { expected: id, found }),
         decoded => decoded,
     };
     hash.map_err(|error| damaged(first_damaged(graph, &frames).unwrap_or(newest), error))
+}
+
+/// The pieces of a graph, as they are stored.
+pub(crate) fn stored_frames(objects: &Objects, graph: &Graph) -> Result<Vec<bytes::Bytes>> {
+    graph
+        .nodes()
+        .iter()
+        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
+        .collect()
 }
 
 /// Checks that a frame is what its entry says.
@@ -113,7 +121,11 @@ fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result
 }
 
 /// The chain of node `at` alone.
-fn chain<'f, 'a>(graph: &Graph, frames: &'f [Frame<'a>], at: usize) -> tpde_core::Result<Chain<'f, 'a>> {
+pub(crate) fn chain<'f, 'a>(
+    graph: &Graph,
+    frames: &'f [Frame<'a>],
+    at: usize,
+) -> tpde_core::Result<Chain<'f, 'a>> {
     let links = graph.below(at);
     Chain::new(
         links

@@ -68,7 +68,10 @@ impl Graph {
         for i in (0..=at).rev() {
             if needed[i] {
                 let node = &self.nodes[i];
-                node.base.into_iter().chain(node.given).for_each(|n| needed[n] = true);
+                node.base
+                    .into_iter()
+                    .chain(node.given)
+                    .for_each(|n| needed[n] = true);
             }
         }
         let mut place = vec![0; at + 1];
@@ -166,7 +169,10 @@ impl Open {
             return Some((Sought::by_prefix(base.prefix, part), base.holder));
         }
         let (relation, given) = needs.given.filter(|_| self.node.given.is_none())?;
-        Some((Sought::by_prefix(given.prefix, part.given(relation)), given.holder))
+        Some((
+            Sought::by_prefix(given.prefix, part.given(relation)),
+            given.holder,
+        ))
     }
 
     fn connect(&mut self, at: usize) {
@@ -187,6 +193,9 @@ mod tests {
     use crate::keys::Key;
     use crate::pack::{Content, Needed, Needs, PackWriter, prefix_of};
 
+    /// Id, dtype, base, given, rank.
+    type MadeUp = (u8, Dtype, Option<Needed>, Option<(Relation, Needed)>, u8);
+
     /// A store of made-up pieces, each under an id of one repeated byte.
     struct Bench {
         objects: Objects,
@@ -201,8 +210,8 @@ mod tests {
             }
         }
 
-        /// Stores a pack of entries: id, dtype, base, given, rank.
-        fn pack(&self, entries: &[(u8, Dtype, Option<Needed>, Option<(Relation, Needed)>, u8)]) -> PackId {
+        /// Stores a pack of entries.
+        fn pack(&self, entries: &[MadeUp]) -> PackId {
             let mut writer = PackWriter::default();
             for &(id, dtype, base, given, rank) in entries {
                 let content = Content::Slices { dtype, first: 0 };
@@ -262,7 +271,10 @@ mod tests {
         let ids: Vec<u8> = graph.nodes().iter().map(|n| n.piece.entry().id[0]).collect();
         assert_eq!(ids, [1, 2, 3, 4]);
         let edges: Vec<_> = graph.nodes().iter().map(|n| (n.base, n.given)).collect();
-        assert_eq!(edges, [(None, None), (None, Some(0)), (Some(0), None), (Some(1), Some(2))]);
+        assert_eq!(
+            edges,
+            [(None, None), (None, Some(0)), (Some(0), None), (Some(1), Some(2))]
+        );
         assert_eq!((graph.rank(), graph.stored_bytes()), (2, 40));
         // The graph of the third alone leaves the second out.
         assert_eq!(graph.below(2), [(0, None, None), (2, Some(0), None)]);
@@ -320,10 +332,25 @@ mod tests {
         bench.pack(&chain(Dtype::F32, 140));
         assert_eq!(bench.resolve(139, Dtype::F32).unwrap().nodes().len(), 140);
         let mut others = chain(Dtype::BF16, 117);
-        others.push((200, Dtype::F32, Some(needed(138, Holder::Unknown)), rounded(115, Holder::Here), 250));
-        others.push((201, Dtype::F32, Some(needed(139, Holder::Unknown)), rounded(115, Holder::Here), 250));
+        others.push((
+            200,
+            Dtype::F32,
+            Some(needed(138, Holder::Unknown)),
+            rounded(115, Holder::Here),
+            250,
+        ));
+        others.push((
+            201,
+            Dtype::F32,
+            Some(needed(139, Holder::Unknown)),
+            rounded(115, Holder::Here),
+            250,
+        ));
         bench.pack(&others);
-        assert_eq!(bench.resolve(200, Dtype::F32).unwrap().nodes().len(), MAX_GRAPH_PIECES);
+        assert_eq!(
+            bench.resolve(200, Dtype::F32).unwrap().nodes().len(),
+            MAX_GRAPH_PIECES
+        );
         assert!(bench.refusal(201).contains("more than 256 pieces"));
     }
 }

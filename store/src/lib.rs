@@ -41,6 +41,7 @@ pub mod config;
 mod content;
 pub mod diff;
 pub mod error;
+pub mod explain;
 #[cfg(test)]
 mod faults;
 mod files;
@@ -73,6 +74,7 @@ pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
 pub use error::{Result, StoreError};
+pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use names::{RunName, TagName};

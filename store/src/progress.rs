@@ -14,6 +14,8 @@ pub enum Stage {
     Verify,
     /// Comparing tensors.
     Compare,
+    /// Decoding tensors to say where their bytes went.
+    Explain,
 }
 
 /// Receives progress from any thread.

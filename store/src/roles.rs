@@ -88,11 +88,26 @@ const SHORT_MARKERS: &[(&str, Role)] = &[
 ];
 
 /// Parts of names that say that an optimizer's state follows.
-const OPTIMIZERS: &[&str] = &["optimizer", "optim", "opt", "opt_state", "optimizer_state", "adam", "adamw"];
+const OPTIMIZERS: &[&str] = &[
+    "optimizer",
+    "optim",
+    "opt",
+    "opt_state",
+    "optimizer_state",
+    "adam",
+    "adamw",
+];
 /// Parts of names between an optimizer and the name of a weight.
 const SCAFFOLDING: &[&str] = &["state", "state_dict", "inner_state", "param"];
 /// Leading parts of a weight's name that some writers leave out.
-const WRAPPERS: &[&str] = &["model", "module", "params", "_orig_mod", "base_model", "state_dict"];
+const WRAPPERS: &[&str] = &[
+    "model",
+    "module",
+    "params",
+    "_orig_mod",
+    "base_model",
+    "state_dict",
+];
 
 /// Stands for all files; no path is empty.
 const ANY_FILE: &str = "";
@@ -177,7 +192,10 @@ pub(crate) fn pairs(tensors: &[Named<'_>], archive: bool) -> Vec<Option<(Relatio
             .map(|(path, name)| (path.as_str(), parse(path, name, tensor.dtype)))
             .collect();
         for (path, Parsed { role, stem }) in &all {
-            for (path, short) in [path, ANY_FILE].into_iter().flat_map(|p| shortened(stem).map(move |s| (p, s))) {
+            for (path, short) in [path, ANY_FILE]
+                .into_iter()
+                .flat_map(|p| shortened(stem).map(move |s| (p, s)))
+            {
                 match places.entry((path, *role, short.to_vec())) {
                     Entry::Vacant(place) => {
                         place.insert(Some(i));
@@ -247,7 +265,10 @@ mod tests {
             ("model.layers.0.self_attn.q_proj.weight", Role::Weight),
             ("lm_head.weight", Role::Weight),
             ("optimizer.master.model.norm.weight", Role::Master),
-            ("optimizer.state.fp32_param.decoder.final_norm.weight", Role::Master),
+            (
+                "optimizer.state.fp32_param.decoder.final_norm.weight",
+                Role::Master,
+            ),
             ("optimizer.state.exp_avg.decoder.final_norm.weight", Role::ExpAvg),
             ("optimizer.state.model.norm.weight.exp_avg_sq", Role::ExpAvgSq),
             ("optim.state.norm.weight.momentum_buffer", Role::ExpAvg),
@@ -262,8 +283,14 @@ mod tests {
             assert_eq!(role_of("state.safetensors", name, Dtype::F32), role, "{name}");
         }
         assert_eq!(role_of("rng.safetensors", "cuda", Dtype::U8), Role::Other);
-        assert_eq!(role_of("optimizer/exp_avg.safetensors", "norm.weight", Dtype::F32), Role::ExpAvg);
-        assert_eq!(role_of("optim/fp32.safetensors", "norm.weight", Dtype::F32), Role::Master);
+        assert_eq!(
+            role_of("optimizer/exp_avg.safetensors", "norm.weight", Dtype::F32),
+            Role::ExpAvg
+        );
+        assert_eq!(
+            role_of("optim/fp32.safetensors", "norm.weight", Dtype::F32),
+            Role::Master
+        );
     }
 
     fn related(all: &[(&str, &str, Dtype, u64)], archive: bool) -> Vec<Option<(Relation, usize)>> {
@@ -271,11 +298,10 @@ mod tests {
             .iter()
             .map(|(path, name, ..)| [((*path).to_owned(), (*name).to_owned())])
             .collect();
-        let named = all.iter().zip(&names).map(|(&(_, _, dtype, elems), names)| Named {
-            dtype,
-            elems,
-            names,
-        });
+        let named = all
+            .iter()
+            .zip(&names)
+            .map(|(&(_, _, dtype, elems), names)| Named { dtype, elems, names });
         pairs(&named.collect::<Vec<_>>(), archive)
     }
 
@@ -286,8 +312,18 @@ mod tests {
         let all = [
             ("model.safetensors", "model.layers.0.weight", BF16, 10),
             ("optim.safetensors", "optimizer.master.layers.0.weight", F32, 10),
-            ("optim.safetensors", "optimizer.state.model.layers.0.weight.exp_avg", F32, 10),
-            ("optim.safetensors", "optimizer.state.model.layers.0.weight.exp_avg_sq", F32, 10),
+            (
+                "optim.safetensors",
+                "optimizer.state.model.layers.0.weight.exp_avg",
+                F32,
+                10,
+            ),
+            (
+                "optim.safetensors",
+                "optimizer.state.model.layers.0.weight.exp_avg_sq",
+                F32,
+                10,
+            ),
             ("optimizer/exp_avg.safetensors", "b", BF16, 4),
             ("optimizer/exp_avg_sq.safetensors", "b", BF16, 4),
         ];
@@ -331,7 +367,14 @@ mod tests {
         none(&[("a", "w", BF16, 10), ("a", "optimizer.master.w", F32, 11)]);
         none(&[("a", "w", F16, 10), ("a", "optimizer.master.w", F32, 10)]);
         none(&[("a", "w", BF16, 10), ("a", "optimizer.master.w", BF16, 10)]);
-        none(&[("a", "optimizer.exp_avg.w", F32, 10), ("a", "optimizer.exp_avg_sq.w", BF16, 10)]);
-        none(&[("a", "w", BF16, 10), ("b", "w", BF16, 10), ("c", "optimizer.master.w", F32, 10)]);
+        none(&[
+            ("a", "optimizer.exp_avg.w", F32, 10),
+            ("a", "optimizer.exp_avg_sq.w", BF16, 10),
+        ]);
+        none(&[
+            ("a", "w", BF16, 10),
+            ("b", "w", BF16, 10),
+            ("c", "optimizer.master.w", F32, 10),
+        ]);
     }
 }

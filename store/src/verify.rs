@@ -74,7 +74,9 @@ impl VerifyReport {
                 let detail = match error {
                     StoreError::Corrupt { object, detail, .. } => format!("{object}: {detail}"),
                     StoreError::NotFound { what, .. } => format!("{what} was not found"),
-                    StoreError::Newer { what, detail } => format!("{what} needs another version of tpde: {detail}"),
+                    StoreError::Newer { what, detail } => {
+                        format!("{what} needs another version of tpde: {detail}")
+                    }
                     StoreError::Codec(error) => error.to_string(),
                     other => return Err(other),
                 };
@@ -251,7 +253,9 @@ impl Store {
         let memory = |work: &Work<'_>| match work {
             Work::Tensor { manifest, index } => {
                 let record = &manifest.tensors[*index];
-                let slice_bytes = slices(record).next().map_or(0, |(.., len_bytes)| len_bytes as u64);
+                let slice_bytes = slices(record)
+                    .next()
+                    .map_or(0, |(.., len_bytes)| len_bytes as u64);
                 let graph = self.slice_graph(manifest, record, 0);
                 graph.map_or(0, |graph| decoding_bytes(slice_bytes, &graph))
             }
@@ -277,7 +281,12 @@ impl Store {
         Ok(())
     }
 
-    fn slice_graph(&self, manifest: &Manifest, record: &TensorRecord, slice: u32) -> Result<Graph> {
+    pub(crate) fn slice_graph(
+        &self,
+        manifest: &Manifest,
+        record: &TensorRecord,
+        slice: u32,
+    ) -> Result<Graph> {
         let hints = hints(manifest, record);
         self.catalog
             .slice(self.objects(), record.id, record.dtype, slice, &hints)

@@ -72,7 +72,8 @@ impl State {
     fn moments(&self) -> (Vec<u8>, Vec<u8>) {
         let size = |i: usize| 10f32.powi(-(dice(i, 7) as i32 & 15));
         let first = (0..ELEMS).map(|i| number(i, 200 + self.step, size(i)));
-        let second = (0..ELEMS).map(|i| size(i) * size(i) * (1.0 + (dice(i, 300 + self.step) & 0xffff) as f32 * 1e-6));
+        let second =
+            (0..ELEMS).map(|i| size(i) * size(i) * (1.0 + (dice(i, 300 + self.step) & 0xffff) as f32 * 1e-6));
         (bytes(first), bytes(second))
     }
 
@@ -89,7 +90,10 @@ impl State {
         let masters = bytes(self.masters.iter().copied());
         safetensors(
             &dir.join("optimizer-1.safetensors"),
-            &[("optimizer.exp_avg.w", "F32", first), ("optimizer.master.w", "F32", masters)],
+            &[
+                ("optimizer.exp_avg.w", "F32", first),
+                ("optimizer.master.w", "F32", masters),
+            ],
         );
         safetensors(
             &dir.join("optimizer-2.safetensors"),
@@ -104,7 +108,8 @@ fn safetensors(path: &Path, tensors: &[(&str, &str, Vec<u8>)]) {
     for (name, dtype, bytes) in tensors {
         let width = if *dtype == "BF16" { 2 } else { 4 };
         let offsets = [data.len(), data.len() + bytes.len()];
-        let entry = serde_json::json!({"dtype": dtype, "shape": [bytes.len() / width], "data_offsets": offsets});
+        let entry =
+            serde_json::json!({"dtype": dtype, "shape": [bytes.len() / width], "data_offsets": offsets});
         header.insert((*name).into(), entry);
         data.extend_from_slice(bytes);
     }
@@ -148,7 +153,11 @@ fn assert_comes_back(store: &Store, reference: &str, source: &Path, scratch: &Pa
     for entry in fs::read_dir(source).unwrap() {
         let path = entry.unwrap().path();
         let back = fs::read(target.join(path.file_name().unwrap())).unwrap();
-        assert!(fs::read(&path).unwrap() == back, "{reference}: {}", path.display());
+        assert!(
+            fs::read(&path).unwrap() == back,
+            "{reference}: {}",
+            path.display()
+        );
     }
     fs::remove_dir_all(target).unwrap();
 }
@@ -157,7 +166,9 @@ fn assert_comes_back(store: &Store, reference: &str, source: &Path, scratch: &Pa
 fn by_role(store: &Store, report: &SaveReport) -> (Manifest, BTreeMap<&'static str, TensorRecord>) {
     let manifest = store.manifest(report.manifest).unwrap();
     let tensors = manifest.named_tensors();
-    let tensors = tensors.map(|(_, named, record)| (named.role.name(), record.clone())).collect();
+    let tensors = tensors
+        .map(|(_, named, record)| (named.role.name(), record.clone()))
+        .collect();
     (manifest, tensors)
 }
 
@@ -203,9 +214,18 @@ fn states_come_back() {
     sound(&store);
 
     // The same masters and first moments, each in a checkpoint of its own, have nothing to be given.
-    let (_, tensors) = by_role(&store, &SaveReport { manifest: store.resolve("run@0").unwrap().manifest, ..dummy() });
+    let (_, tensors) = by_role(
+        &store,
+        &SaveReport {
+            manifest: store.resolve("run@0").unwrap().manifest,
+            ..dummy()
+        },
+    );
     let state = State::new();
-    for (role, bytes) in [(Role::Master, bytes(state.masters.iter().copied())), (Role::ExpAvg, state.moments().0)] {
+    for (role, bytes) in [
+        (Role::Master, bytes(state.masters.iter().copied())),
+        (Role::ExpAvg, state.moments().0),
+    ] {
         let alone = dir.path().join(role.name());
         fs::create_dir(&alone).unwrap();
         let name = format!("optimizer.{}.w", role.name());
@@ -265,7 +285,10 @@ fn archived_weights_come_back() {
     // Weights that something was added to.
     let mut file = fs::read(at("b").join("model.safetensors")).unwrap();
     let len = file.len();
-    file[len - ELEMS..].iter_mut().step_by(2).for_each(|low| *low ^= 5);
+    file[len - ELEMS..]
+        .iter_mut()
+        .step_by(2)
+        .for_each(|low| *low ^= 5);
     fs::create_dir(at("c")).unwrap();
     for name in ["optimizer-1.safetensors", "optimizer-2.safetensors"] {
         fs::copy(at("b").join(name), at("c").join(name)).unwrap();
@@ -330,7 +353,13 @@ fn a_given_tensor_that_cannot_be_read() {
         level: VerifyLevel::Quick,
         only: None,
     };
-    assert!(!open(&place).verify(&request, &Silent).unwrap().problems.is_empty());
+    assert!(
+        !open(&place)
+            .verify(&request, &Silent)
+            .unwrap()
+            .problems
+            .is_empty()
+    );
 
     // Everything that leant on the pack is stored again.
     fs::write(whole.join("note.txt"), "again").unwrap();
@@ -387,7 +416,10 @@ fn bases_are_chosen_by_cost() {
     let (free, bound) = (deepest(None, "free"), deepest(Some(2.0), "bound"));
     assert!(free == 9 && (1..5).contains(&bound), "{free} and {bound}");
     let senseless = deepest_request(&dir.path().join("out0"));
-    assert!(matches!(store.save(&senseless, &Silent), Err(StoreError::Input { .. })));
+    assert!(matches!(
+        store.save(&senseless, &Silent),
+        Err(StoreError::Input { .. })
+    ));
 }
 
 fn deepest_request(source: &Path) -> SaveRequest {

@@ -1,4 +1,7 @@
 //! Promises across crates: what the tests of the store as a whole share.
+
+pub mod golden;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;

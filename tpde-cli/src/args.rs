@@ -4,7 +4,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tpde_store::reference::Reference;
 
-use crate::commands::{completions, diff, init, log, ls, restore, save, show, stats, tag, verify};
+use crate::commands::{completions, diff, explain, init, log, ls, restore, save, show, stats, tag, verify};
 use crate::failure::EXIT_CODES;
 
 const STYLES: Styles = Styles::styled()
@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Restore(restore::Args),
     Log(log::Args),
     Show(show::Args),
+    Explain(explain::Args),
     Ls(ls::Args),
     Diff(diff::Args),
     Verify(verify::Args),

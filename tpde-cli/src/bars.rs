@@ -51,6 +51,7 @@ impl Progress for Bars {
             Stage::Restore => "restoring",
             Stage::Verify => "verifying",
             Stage::Compare => "comparing",
+            Stage::Explain => "explaining",
             _ => "working",
         });
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {

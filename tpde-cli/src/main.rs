@@ -23,7 +23,7 @@ use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
-use commands::{completions, diff, init, log, ls, restore, save, show, stats, tag, verify};
+use commands::{completions, diff, explain, init, log, ls, restore, save, show, stats, tag, verify};
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
 use session::Session;
@@ -57,6 +57,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(args, session),
         Command::Verify(args) => verify::run(args, session),
         Command::Tag(args) => tag::run(args, session),
+        Command::Explain(args) => explain::run(args, session),
         Command::Stats(args) => stats::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }

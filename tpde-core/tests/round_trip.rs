@@ -147,6 +147,15 @@ fn every_mode_is_chosen_where_it_pays() {
         modes_of(&round_trip(Dtype::BF16, &base, Some(&noise(400_000, 5)))),
         [Mode::Fresh; 4]
     );
+    // Bytes whose values are uneven, without a base.
+    let uneven: Vec<u8> = noise(200_000, 3)
+        .iter()
+        .map(|b| 0x38 + (b & b >> 3 & 0x87))
+        .collect();
+    for dtype in [Dtype::F8E4M3, Dtype::F8E5M2, Dtype::I8, Dtype::U8] {
+        let frame = round_trip(dtype, &uneven, None);
+        assert!(frame.len() < 120_000, "{dtype:?}: {}", frame.len());
+    }
     assert_eq!(
         modes_of(&round_trip(Dtype::U8, &noise(200_000, 9), None)),
         [Mode::Raw; 4]

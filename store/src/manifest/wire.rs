@@ -99,7 +99,11 @@ impl Manifest {
             None => w.u8(0),
         }
         w.prefixed(self.writer.as_bytes());
-        w.u8(if self.archived_weights { FLAG_ARCHIVED_WEIGHTS } else { 0 });
+        w.u8(if self.archived_weights {
+            FLAG_ARCHIVED_WEIGHTS
+        } else {
+            0
+        });
         w.varint(self.packs.len() as u64);
         self.packs.iter().for_each(|p| w.raw(p.as_bytes()));
         // Columns: like beside like compresses better.

@@ -257,8 +257,14 @@ mod tests {
             (footer(12 | 128, 0, &[needed(2), vec![1]].concat()), "hint 2"),
             (footer(61, 0, &[]), "dtype"),
             (footer(22, 0, &[]), "dtype"),
-            (footer(12 | 64, 0, &[vec![0], needed(1), vec![2]].concat()), "relation"),
-            (footer(12 | 64, 0, &[vec![9], needed(1), vec![2]].concat()), "relation"),
+            (
+                footer(12 | 64, 0, &[vec![0], needed(1), vec![2]].concat()),
+                "relation",
+            ),
+            (
+                footer(12 | 64, 0, &[vec![9], needed(1), vec![2]].concat()),
+                "relation",
+            ),
         ];
         for (bytes, reason) in refused {
             let error = read(&bytes).unwrap_err().to_string();

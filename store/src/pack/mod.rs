@@ -299,7 +299,13 @@ mod tests {
             base,
             given: Some((Relation::Rounded, needed)),
         };
-        w.add([5; 32], slices(Dtype::F32, 0), given(Some(needed(6)), here), 5, b"master");
+        w.add(
+            [5; 32],
+            slices(Dtype::F32, 0),
+            given(Some(needed(6)), here),
+            5,
+            b"master",
+        );
         w.add([5; 32], slices(Dtype::F32, 1), given(None, unknown), 5, b"other");
         w
     }
@@ -309,7 +315,13 @@ mod tests {
     fn entries_round_trip() {
         let (id, bytes, entries) = sample().finish();
         assert_eq!(entries.len(), 5);
-        assert_eq!(entries[0].part(1), Part::Slice { dtype: Dtype::BF16, number: 1 });
+        assert_eq!(
+            entries[0].part(1),
+            Part::Slice {
+                dtype: Dtype::BF16,
+                number: 1
+            }
+        );
         assert_eq!(entries[0].pieces, [0..7, 7..16]);
         let objects = Objects::memory();
         objects.put_content(&Key::Pack(id), bytes).unwrap();
@@ -322,7 +334,7 @@ mod tests {
     #[test]
     fn every_truncation_and_flip_of_the_end() {
         let (_, bytes, entries) = sample().finish();
-        let bodies = entries[4].pieces[0].end as usize;
+        let bodies = usize::try_from(entries[4].pieces[0].end).unwrap();
         for cut in 0..bytes.len() {
             assert!(parse_tail(&bytes[..cut], cut as u64).is_err(), "cut at {cut}");
         }

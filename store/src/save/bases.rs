@@ -193,7 +193,11 @@ impl<'s> Bases<'s> {
         let hints = by.hints.get(id.as_bytes()).cloned().unwrap_or_default();
         let graphs: Result<Vec<Graph>> = (0u32..)
             .take(tensor.slices.len())
-            .map(|s| self.store.catalog.slice(self.store.objects(), id, dtype, s, &hints))
+            .map(|s| {
+                self.store
+                    .catalog
+                    .slice(self.store.objects(), id, dtype, s, &hints)
+            })
             .collect();
         match graphs {
             Ok(graphs) => Ok(Some(Candidate {
@@ -219,10 +223,7 @@ impl<'s> Bases<'s> {
             return Ok(None);
         }
         let known = self.load(self.candidates[0])?.tensor(tensor);
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a ratio; no tensor has 2^52 bytes"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a ratio; no tensor has 2^52 bytes")]
         let cost = |known: Known| known.stored_bytes as f64 / known.len_bytes as f64;
         Ok(known.filter(|k| k.stored_bytes > 0 && k.len_bytes > 0).map(cost))
     }

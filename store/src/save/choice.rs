@@ -74,7 +74,10 @@ impl Plan {
                 continue;
             };
             if candidate.is_newest && tensor.is_first_moment() {
-                let had_base = candidate.graphs.iter().any(|g| g.top().entry().needs.base.is_some());
+                let had_base = candidate
+                    .graphs
+                    .iter()
+                    .any(|g| g.top().entry().needs.base.is_some());
                 plan.is_due = seq % MOMENT_INTERVAL == 1;
                 if !had_base && !plan.is_due {
                     return Ok(plan);
@@ -112,7 +115,10 @@ impl Plan {
             reason = "a ratio; slices are far below 2^52 bytes"
         )]
         let is_usual = |cost: f64| encoded.frame.bytes.len() as f64 <= USUAL_SLACK * cost * raw_bytes as f64;
-        let is_regular = trusts_newest && self.is_on_newest() && self.usual_cost.is_some_and(is_usual) && !encoded.gave_way;
+        let is_regular = trusts_newest
+            && self.is_on_newest()
+            && self.usual_cost.is_some_and(is_usual)
+            && !encoded.gave_way;
         self.is_due || (bases.count() > 1 && !is_regular)
     }
 }
@@ -190,7 +196,10 @@ mod tests {
     #[test]
     fn ties_go_to_the_shallower() {
         let chosen = |costs: &[(u64, u16)]| {
-            let numbered = costs.iter().enumerate().map(|(i, &(cost, depth))| (cost, (i, depth)));
+            let numbered = costs
+                .iter()
+                .enumerate()
+                .map(|(i, &(cost, depth))| (cost, (i, depth)));
             shallowest_of_cheap(numbered.collect(), |&(_, depth)| depth).0
         };
         assert_eq!(chosen(&[(1000, 0), (900, 9), (950, 1)]), 1);

@@ -153,7 +153,11 @@ impl Encoder<'_> {
     ) -> Decoding {
         let tensor = &self.checkpoint.tensors[job.tensor];
         let below = [base.map(Graph::rank), given.map(|g| g.decoding.rank)];
-        let rank = below.into_iter().flatten().max().map_or(0, |rank| rank.saturating_add(1));
+        let rank = below
+            .into_iter()
+            .flatten()
+            .max()
+            .map_or(0, |rank| rank.saturating_add(1));
         let mut reads = base.map(Reads::of).unwrap_or_default();
         if let Some(given) = given {
             reads = reads.and(&given.decoding.reads);
@@ -207,7 +211,10 @@ impl Encoder<'_> {
             gave_way |= base.is_some();
         }
         // The last attempt always returns.
-        Err(StoreError::corrupt("the encoder", "no way to store a slice was found"))
+        Err(StoreError::corrupt(
+            "the encoder",
+            "no way to store a slice was found",
+        ))
     }
 
     fn is_within(&self, job: &Job, encoded: &Encoded) -> bool {

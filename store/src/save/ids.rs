@@ -47,7 +47,10 @@ impl TensorSource {
 
     /// Whether it is called like a first moment.
     pub(super) fn is_first_moment(&self) -> bool {
-        let mut roles = self.names.iter().map(|(path, name)| role_of(path, name, self.dtype));
+        let mut roles = self
+            .names
+            .iter()
+            .map(|(path, name)| role_of(path, name, self.dtype));
         roles.any(|role| role == Role::ExpAvg)
     }
 }

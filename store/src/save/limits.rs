@@ -15,7 +15,11 @@ impl Reads {
     pub(super) fn of(graph: &Graph) -> Self {
         let key = |piece: &Piece| (prefix_of(&piece.entry().id), piece.part());
         let nodes = graph.nodes().iter();
-        Self(nodes.map(|node| (key(&node.piece), node.piece.len_bytes())).collect())
+        Self(
+            nodes
+                .map(|node| (key(&node.piece), node.piece.len_bytes()))
+                .collect(),
+        )
     }
 
     /// Both.
@@ -86,7 +90,14 @@ mod tests {
         assert!(limits(4, None).allow(5, true, &both, 100));
         let many: Vec<(u8, u64)> = (0..=255).map(|n| (n, 1)).collect();
         assert!(limits(4, None).allow(1, false, &reads(&many), 100));
-        let more = reads(&many).with([7; 16], Part::Slice { dtype: tpde_core::Dtype::F32, number: 0 }, 1);
+        let more = reads(&many).with(
+            [7; 16],
+            Part::Slice {
+                dtype: tpde_core::Dtype::F32,
+                number: 0,
+            },
+            1,
+        );
         assert!(!limits(4, None).allow(1, false, &more, 100));
     }
 }

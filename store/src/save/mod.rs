@@ -138,7 +138,10 @@ impl Store {
                 "Choose a smaller depth; 16 is the default",
             ));
         }
-        if request.max_restore_ratio.is_some_and(|ratio| ratio.is_nan() || ratio < 1.0) {
+        if request
+            .max_restore_ratio
+            .is_some_and(|ratio| ratio.is_nan() || ratio < 1.0)
+        {
             return Err(StoreError::input(
                 "--max-restore-ratio",
                 "a restore reads at least about what it writes",

@@ -77,7 +77,11 @@ impl TensorSaver<'_> {
     ///
     /// # Errors
     /// `Input` if a file changed since it was hashed; `Backend` if the store cannot be read or written.
-    pub(super) fn save(&self, packs: &mut PackQueue<'_>, relied: &mut BTreeSet<PackId>) -> Result<Vec<StoredTensor>> {
+    pub(super) fn save(
+        &self,
+        packs: &mut PackQueue<'_>,
+        relied: &mut BTreeSet<PackId>,
+    ) -> Result<Vec<StoredTensor>> {
         let tensors = &self.checkpoint().tensors;
         let named: Vec<Named<'_>> = tensors.iter().map(TensorSource::named).collect();
         let given = roles::pairs(&named, self.archive);
@@ -113,7 +117,10 @@ impl TensorSaver<'_> {
             stages[usize::from(state.given[number].is_some())].extend(jobs);
         }
         for jobs in stages {
-            let memory: Vec<(Job, u64)> = jobs.into_iter().map(|job| (job, self.memory_bytes(&state, &job))).collect();
+            let memory: Vec<(Job, u64)> = jobs
+                .into_iter()
+                .map(|job| (job, self.memory_bytes(&state, &job)))
+                .collect();
             for window in windows(&memory, |(_, bytes)| *bytes) {
                 let jobs: Vec<Job> = window.iter().map(|(job, _)| *job).collect();
                 let encoded = self.encode(&mut state, &jobs)?;
@@ -167,7 +174,14 @@ impl TensorSaver<'_> {
         let doubted: Vec<Job> = doubted.into_values().collect();
         let better: Result<Vec<Option<Candidate>>> = doubted
             .par_iter()
-            .map(|job| cheapest(&self.encoder, self.bases, job, state.given(self.checkpoint(), job)))
+            .map(|job| {
+                cheapest(
+                    &self.encoder,
+                    self.bases,
+                    job,
+                    state.given(self.checkpoint(), job),
+                )
+            })
             .collect();
         let mut changed = BTreeSet::new();
         for (job, better) in doubted.iter().zip(better?) {
@@ -185,7 +199,8 @@ impl TensorSaver<'_> {
             // An estimate may be wrong; what was made is not.
             let (first_bytes, second_bytes) = (encoded[i].frame.bytes.len(), second.frame.bytes.len());
             let is_shallower = second.decoding.rank < encoded[i].decoding.rank;
-            if second_bytes < first_bytes || (is_shallower && second_bytes - first_bytes <= first_bytes / 32) {
+            if second_bytes < first_bytes || (is_shallower && second_bytes - first_bytes <= first_bytes / 32)
+            {
                 encoded[i] = second;
             }
         }
@@ -207,7 +222,10 @@ impl TensorSaver<'_> {
             raw_bytes += len_bytes(job);
             stored_bytes += encoded.frame.bytes.len() as u64;
         }
-        let longest = jobs.iter().filter(|job| is_on_newest(job)).max_by_key(|job| len_bytes(job));
+        let longest = jobs
+            .iter()
+            .filter(|job| is_on_newest(job))
+            .max_by_key(|job| len_bytes(job));
         if let Some(longest) = longest.filter(|_| are_dense(stored_bytes, raw_bytes)) {
             let given = state.given(self.checkpoint(), longest);
             let best = cheapest(&self.encoder, self.bases, longest, given)?;

@@ -41,7 +41,10 @@ const CORE_WITHOUT: &[&str] = &[
 ];
 
 /// Where `unsafe` may stand, and why.
-const UNSAFE_HOMES: &[(&str, &str)] = &[("tpde-core/src/arch/", "vector instructions")];
+const UNSAFE_HOMES: &[(&str, &str)] = &[
+    ("tpde-core/src/arch/", "vector instructions"),
+    ("tpde-infer/src/device/", "the driver and NVRTC"),
+];
 
 /// Where a machine path may stand, and why.
 const MACHINE_PATHS_ALLOWED: &[(&str, &str)] = &[

@@ -146,9 +146,11 @@ pub(crate) fn machine_paths(text: &str, scratch_too: bool) -> Vec<usize> {
 
 pub(crate) fn is_source(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
-    let by_ending = [".rs", ".py", ".sh", ".cu", ".cuh", ".c", ".h"]
-        .iter()
-        .any(|ending| name.ends_with(ending));
+    let by_ending = [
+        ".rs", ".py", ".sh", ".cu", ".cuh", ".c", ".h", ".cpp", ".hpp", ".mk",
+    ]
+    .iter()
+    .any(|ending| name.ends_with(ending));
     by_ending || name == "Makefile" || file.starts_with(".ci/")
 }
 

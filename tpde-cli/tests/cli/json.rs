@@ -71,6 +71,7 @@ fn fields_are_the_documented_ones() {
         ("tpde log RUN", "log llama"),
         ("tpde log", "log"),
         ("tpde show", "show llama@600"),
+        ("tpde explain", "explain llama@600"),
         ("tpde ls", "ls llama@600"),
         ("tpde ls --tensors", "ls llama@600 --tensors"),
         ("tpde diff", "diff llama@500 llama@600"),

@@ -87,7 +87,7 @@ impl TileCounts {
         let worth = |mode: &Mode| match mode {
             Mode::Sparse => self.codable && (alone || delta && changed * 6 < total),
             Mode::Dense => self.codable && (alone || delta && changed * 8 > total),
-            Mode::Fresh => alone || !delta,
+            Mode::Fresh => alone || !delta || !plan.contains(&Mode::Dense),
             Mode::Same | Mode::Raw => false,
         };
         plan.iter().copied().filter(worth).collect()

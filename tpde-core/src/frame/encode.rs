@@ -291,7 +291,8 @@ impl<'a, W: Word> Encoder<'a, W> {
             .into_par_iter()
             .map_init(Vec::new, |scratch, i| self.count(i, origins, scratch))
             .collect();
-        let against_something = self.base.is_some() || self.given.is_some();
+        // A byte is a small alphabet: coded whole, against nothing, it may be cheaper than exponent and mantissa apart.
+        let against_something = self.base.is_some() || self.given.is_some() || W::BYTES == 1;
         let plans: &[Plan<'_>] = match (self.tiles() <= SMALL_TILES, against_something) {
             (true, true) => &[
                 &[Mode::Same, Mode::Sparse],
