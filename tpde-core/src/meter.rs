@@ -34,6 +34,8 @@ impl Kind {
 
 /// Listens to a decoder.
 pub(crate) trait Meter {
+    /// Whether anything comes of what is reported; if not, a decoder need not report it.
+    const LISTENS: bool;
     /// A symbol with frequency `freq` out of `2^prob_bits`.
     fn symbol(&mut self, kind: Kind, prob_bits: u32, freq: u32);
     /// Bits that no model helps with.
@@ -44,6 +46,8 @@ pub(crate) trait Meter {
 pub(crate) struct NoMeter;
 
 impl Meter for NoMeter {
+    const LISTENS: bool = false;
+
     #[inline(always)]
     fn symbol(&mut self, _: Kind, _: u32, _: u32) {}
     #[inline(always)]
@@ -67,6 +71,8 @@ impl Tally {
 }
 
 impl Meter for Tally {
+    const LISTENS: bool = true;
+
     fn symbol(&mut self, kind: Kind, prob_bits: u32, freq: u32) {
         self.by_kind[kind as usize] += bits(prob_bits.into()) - log2(freq.into());
     }

@@ -64,6 +64,19 @@ impl<'a> Lanes<'a> {
         }
     }
 
+    /// All states, and the words that are left: where a vector variant takes over.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn parts(&self) -> ([u32; MAX_LANES], &'a [u8]) {
+        (self.states, self.words)
+    }
+
+    /// Goes on from where a vector variant left off.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn resume(&mut self, states: [u32; MAX_LANES], words: &'a [u8]) {
+        self.states = states;
+        self.words = words;
+    }
+
     /// The slot of the lane's next symbol, out of `2^prob_bits`.
     #[inline(always)]
     pub(crate) fn slot(&self, lane: usize, prob_bits: u32) -> u32 {

@@ -190,6 +190,11 @@ impl<'a> StreamReader<'a> {
         self.lanes
     }
 
+    /// The lanes themselves, for a decoder of many rounds.
+    pub(crate) fn rans(&mut self) -> &mut Lanes<'a> {
+        &mut self.rans
+    }
+
     /// A round of tokens in lanes 0, 1, …: one for each of `out`.
     ///
     /// * `table_of`, `signed`: by lane. The number and its sign (0 where none is carried) are written to `out`.

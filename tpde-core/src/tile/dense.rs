@@ -4,7 +4,8 @@
 //! carries its sign, and the token's low bits follow in the same lane.
 
 use super::blocks::{self, rounds};
-use super::{Against, DecodeContext, EncodeContext, Mode, no_tables};
+use super::{Against, DecodeContext, EncodeContext, Mode, lookup, no_tables};
+use crate::arch::{self, Floats16};
 use crate::bits::BitWriter;
 use crate::constants::MAX_LANES;
 use crate::error::Result;
@@ -29,7 +30,7 @@ pub(crate) fn encode<W: Word>(new: &[u8], against: Against<'_>, cx: EncodeContex
                 if !set.has(class, token.symbol as usize) {
                     return None;
                 }
-                let entry = cx.entries.dense[table][token.symbol as usize];
+                let entry = cx.entries.dense.table(table)[token.symbol as usize];
                 stream.token(lane, entry, token, (magnitude != 0).then_some(sign));
             }
             stream.end_round();
@@ -40,25 +41,31 @@ pub(crate) fn encode<W: Word>(new: &[u8], against: Against<'_>, cx: EncodeContex
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(
+pub(crate) fn decode<W: Word, M: Meter>(
     body: &[u8],
     against: Against<'_>,
     out: &mut [u8],
     cx: DecodeContext<'_>,
-    meter: &mut impl Meter,
+    meter: &mut M,
 ) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.dense, cx.tables.classes) else {
         return Err(no_tables(Mode::Dense));
     };
     let cut = cx.cuts.full;
-    for (range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
+    let tables16 = Floats16::of(cx.layout, classes).zip(lookup(set, &cx.entries.dense));
+    for (mut range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
         let mut stream = StreamReader::new(&body[bytes], 0, cut.lanes())?;
+        if let Some((floats, tables)) = tables16.filter(|_| !M::LISTENS) {
+            let words = range.start * W::BYTES..range.end * W::BYTES;
+            let (base, out) = (&against.base[words.clone()], &mut out[words]);
+            range.start += arch::dense16(stream.rans(), cut.lanes(), floats, tables, base, out);
+        }
         let mut numbers = [(0, 0); MAX_LANES];
         for round in rounds(range.len(), cut.lanes(), W::BYTES) {
             let numbers = &mut numbers[..round.count];
             let table_of = |lane: usize| {
                 let class = classes.of(W::load(against.base, range.start + round.elem(lane)), cx.layout);
-                cx.entries.dense[usize::from(set.map.table_of[class])].as_slice()
+                cx.entries.dense.table(usize::from(set.map.table_of[class]))
             };
             stream.tokens(
                 set.shape,

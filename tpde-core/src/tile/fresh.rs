@@ -125,7 +125,12 @@ pub(crate) fn encode<W: Word>(new: &[u8], given: Option<&[u8]>, cx: EncodeContex
                 if !set.tokens.table_has(table, token.symbol as usize) {
                     return None;
                 }
-                stream.token(lane, cx.entries.fresh[table][token.symbol as usize], token, None);
+                stream.token(
+                    lane,
+                    cx.entries.fresh.table(table)[token.symbol as usize],
+                    token,
+                    None,
+                );
             }
             stream.end_round();
         }
@@ -167,8 +172,11 @@ pub(crate) fn decode<W: Word>(
         for round in rounds(range.len(), cut.lanes(), W::BYTES) {
             let numbers = &mut numbers[..round.count];
             let elem = |lane: usize| range.start + round.elem(lane);
-            let table =
-                |lane: usize| cx.entries.fresh[table_of::<W>(set, given, elem(lane), cx.layout)].as_slice();
+            let table = |lane: usize| {
+                cx.entries
+                    .fresh
+                    .table(table_of::<W>(set, given, elem(lane), cx.layout))
+            };
             stream.tokens(
                 set.tokens.shape,
                 table,

@@ -19,6 +19,7 @@ pub(crate) mod sparse;
 pub use against::Relation;
 pub(crate) use against::{Against, virtual_base};
 
+use crate::arch::TokenLookup;
 use crate::dtype::Layout;
 use crate::error::{Result, corrupt};
 use crate::frame::tables::{FrameTables, TokenTables};
@@ -71,12 +72,35 @@ impl Mode {
     }
 }
 
+/// Entries of the tables of a set, one table after another: all have as many.
+#[derive(Debug, Default)]
+pub(crate) struct TableEntries {
+    pub(crate) all: Vec<u32>,
+    each: usize,
+}
+
+impl TableEntries {
+    fn of(set: &TokenTables, entries: fn(&Table) -> Vec<u32>) -> Self {
+        let tables: Vec<Vec<u32>> = set.tables().map(|table| entries(&table)).collect();
+        Self {
+            each: tables.first().map_or(0, Vec::len),
+            all: tables.concat(),
+        }
+    }
+
+    /// Those of table number `table`.
+    #[inline(always)]
+    pub(crate) fn table(&self, table: usize) -> &[u32] {
+        &self.all[table * self.each..][..self.each]
+    }
+}
+
 /// Entries of all tables of a frame, for encoding or for decoding.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    pub(crate) magnitudes: Vec<Vec<u32>>,
-    pub(crate) dense: Vec<Vec<u32>>,
-    pub(crate) fresh: Vec<Vec<u32>>,
+    pub(crate) magnitudes: TableEntries,
+    pub(crate) dense: TableEntries,
+    pub(crate) fresh: TableEntries,
 }
 
 impl Entries {
@@ -91,8 +115,8 @@ impl Entries {
     }
 
     fn of(tables: &FrameTables, entries: fn(&Table) -> Vec<u32>) -> Self {
-        let tokens = |set: Option<&TokenTables>| -> Vec<Vec<u32>> {
-            set.map_or_else(Vec::new, |set| set.tables().map(|t| entries(&t)).collect())
+        let tokens = |set: Option<&TokenTables>| {
+            set.map_or_else(TableEntries::default, |set| TableEntries::of(set, entries))
         };
         let sparse = tables.sparse.as_ref();
         Self {
@@ -171,8 +195,8 @@ pub(crate) fn decode<W: Word>(
     meter: &mut impl Meter,
 ) -> Result<()> {
     match mode {
-        Mode::Sparse => sparse::decode::<W>(body, against, out, cx, meter),
-        Mode::Dense => dense::decode::<W>(body, against, out, cx, meter),
+        Mode::Sparse => sparse::decode::<W, _>(body, against, out, cx, meter),
+        Mode::Dense => dense::decode::<W, _>(body, against, out, cx, meter),
         Mode::Fresh => fresh::decode::<W>(body, given, out, cx, meter),
         Mode::Raw if body.len() == out.len().next_multiple_of(2) => {
             let (tile, pad) = body.split_at(out.len());
@@ -187,6 +211,11 @@ pub(crate) fn decode<W: Word>(
             format!("{} has {} bytes", mode.name(), body.len()),
         )),
     }
+}
+
+/// The tables of `set` as the vector variants look them up.
+fn lookup<'a>(set: &TokenTables, entries: &'a TableEntries) -> Option<TokenLookup<'a>> {
+    TokenLookup::new(set.shape, &set.map, set.prob_bits, &entries.all)
 }
 
 /// The error of a body whose mode has no tables in this frame.

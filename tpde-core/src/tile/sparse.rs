@@ -10,7 +10,8 @@
 //! changes are the stream's seeds; those of later ones ride in the lanes.
 
 use super::blocks;
-use super::{Against, DecodeContext, EncodeContext, Mode, no_tables};
+use super::{Against, DecodeContext, EncodeContext, Mode, lookup, no_tables};
+use crate::arch::{self, Floats16, Sparse16};
 use crate::bits::BitWriter;
 use crate::classes::Classes;
 use crate::constants::{GROUP_ELEMS, MAX_CLASSES, MAX_LANES, SEED_BITS, SEGMENT_ELEMS};
@@ -152,7 +153,8 @@ fn encode_magnitudes<W: Word>(
             if seeded {
                 seeds.put(sign, 1);
             }
-            let entry = cx.entries.magnitudes[usize::from(set.map.table_of[class])][token.symbol as usize];
+            let entry =
+                cx.entries.magnitudes.table(usize::from(set.map.table_of[class]))[token.symbol as usize];
             stream.token(lane, entry, token, (!seeded).then_some(sign));
         }
         stream.end_round();
@@ -161,24 +163,42 @@ fn encode_magnitudes<W: Word>(
 }
 
 /// Decodes a tile.
-pub(crate) fn decode<W: Word>(
+pub(crate) fn decode<W: Word, M: Meter>(
     body: &[u8],
     against: Against<'_>,
     out: &mut [u8],
     cx: DecodeContext<'_>,
-    meter: &mut impl Meter,
+    meter: &mut M,
 ) -> Result<()> {
     let (Some(set), Some(classes)) = (&cx.tables.sparse, cx.tables.classes) else {
         return Err(no_tables(Mode::Sparse));
     };
     let odds = Odds::new(set, classes, against, cx.layout);
     let cut = cx.cuts.sparse;
-    out.copy_from_slice(against.base);
+    let tables16 = Floats16::of(cx.layout, classes).map(|floats| Sparse16 {
+        floats,
+        odds: odds.by_class,
+        magnitudes: set
+            .magnitudes
+            .as_ref()
+            .and_then(|set| lookup(set, &cx.entries.magnitudes)),
+    });
     for (range, bytes) in blocks::blocks_of(body, out.len() / W::BYTES, cut)? {
         let mut stream = StreamReader::new(&body[bytes], 0, cut.lanes())?;
         // Elements and magnitudes of the changes whose signs are seeds.
-        let mut seeded: Vec<(usize, u64)> = Vec::new();
-        for mut list in segments(range) {
+        let mut seeded: Vec<(usize, u64)> = Vec::with_capacity(cut.lanes() * SEED_BITS as usize);
+        let (start, end) = (range.start, range.end * W::BYTES);
+        let mut at = start;
+        if let Some(tables) = tables16.as_ref().filter(|_| !M::LISTENS) {
+            let (base, out) = (
+                &against.base[start * W::BYTES..end],
+                &mut out[start * W::BYTES..end],
+            );
+            at += arch::sparse16(stream.rans(), cut.lanes(), tables, base, out, &mut seeded);
+            seeded.iter_mut().for_each(|(elem, _)| *elem += start);
+        }
+        out[at * W::BYTES..end].copy_from_slice(&against.base[at * W::BYTES..end]);
+        for mut list in segments(at..range.end) {
             while !list.is_empty() {
                 decode_firsts::<W>(&mut list, &odds, &mut stream, meter);
                 for round in list.chunks(cut.lanes()) {
@@ -189,10 +209,15 @@ pub(crate) fn decode<W: Word>(
         }
         let seeds = stream.finish()?;
         let mut signs = seeds.reader();
-        for (i, magnitude) in seeded {
-            let sign = signs.get(1);
-            meter.bits(Kind::Signs, 1);
-            against.apply::<W>(i, Residual { magnitude, sign })?.store(out, i);
+        for some in seeded.chunks(32) {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 32")]
+            let mut bits = signs.get(some.len() as u32);
+            for &(i, magnitude) in some {
+                let sign = bits & 1;
+                bits >>= 1;
+                meter.bits(Kind::Signs, 1);
+                against.apply::<W>(i, Residual { magnitude, sign })?.store(out, i);
+            }
         }
         seeds.end(signs)?;
     }
@@ -238,7 +263,7 @@ fn decode_magnitudes<W: Word>(
     let from_seeds = (stream.lanes() * SEED_BITS as usize - seeded.len()).min(round.len());
     let table_of = |lane: usize| {
         let class = odds.class::<W>(round[lane].from);
-        cx.entries.magnitudes[usize::from(set.map.table_of[class])].as_slice()
+        cx.entries.magnitudes.table(usize::from(set.map.table_of[class]))
     };
     stream.tokens(
         set.shape,
