@@ -148,7 +148,7 @@ impl Store {
             report.note(format!("run {run}"), chain)?;
             let log = history::log(self.objects(), &run);
             if let Some(log) = report.note(format!("run {run}"), log)? {
-                ids.extend(log.iter().map(|s| s.manifest));
+                ids.extend(log.commits().map(|s| s.manifest));
             }
         }
         Ok(ids)

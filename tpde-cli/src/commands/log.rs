@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tpde_store::{RunName, Store, Summary, history, tags};
 
+use super::{by_name, metric_list};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
@@ -48,6 +50,7 @@ struct Entry {
     tensors: u32,
     new_tensors: u32,
     tags: Vec<String>,
+    metrics: BTreeMap<String, f64>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +73,7 @@ impl Answer for RunLog {
             Column::Right("new tensors"),
             Column::Left("checkpoint"),
             Column::Left(""),
+            Column::Left(""),
         ]);
         for entry in &self.checkpoints {
             table.row([
@@ -86,6 +90,7 @@ impl Answer for RunLog {
                 .into(),
                 Cell::toned(Tone::Dim, entry.manifest.get(..12).unwrap_or(&entry.manifest)),
                 Cell::toned(Tone::Caution, entry.tags.join(", ")),
+                plain(&metric_list(&entry.metrics)).into(),
             ]);
         }
         page.table(&table);
@@ -141,7 +146,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 
 fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
     let log = history::log(store.objects(), run)?;
-    let shown = limit.unwrap_or(usize::MAX).min(log.len());
+    let all = log.commits().count();
+    let shown = limit.unwrap_or(usize::MAX).min(all);
     let entry = |s: &Summary| Entry {
         seq: s.seq,
         step: s.step,
@@ -152,11 +158,12 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
+        metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {
         run: run.to_string(),
-        checkpoints: log.iter().rev().take(shown).map(entry).collect(),
-        left_out: log.len() - shown,
+        checkpoints: log.commits().rev().take(shown).map(entry).collect(),
+        left_out: all - shown,
     })
 }
