@@ -20,6 +20,7 @@ class Reader:
 
     def __init__(self, data, what):
         self.data, self.at, self.what = bytes(data), 0, what
+        self.counted = 0
 
     def left(self):
         return len(self.data) - self.at
@@ -61,6 +62,7 @@ class Reader:
         """A count of things that take at least `least_bytes` each: refused before anything is allocated for them."""
         value = self.varint()
         need(value * least_bytes <= self.left(), f"§2 {self.what}: a count of {value}, {self.left()} bytes are left")
+        self.counted += value
         return value
 
     def index(self, count):

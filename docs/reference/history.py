@@ -18,9 +18,10 @@ from blake3 import blake3
 from elements import Reader, dtype_of, need
 from packs import BLOB_BYTES, unzstd
 
-MANIFEST_BYTES = 512 << 20
+MANIFEST_BYTES = 256 << 20
 DETAILS_BYTES = 4096
 METRICS, RANGES = 32, 192
+MANIFEST_COUNTS = 1 << 22
 MAX_DIMENSIONS = 64
 ROLES = 5
 ROLLUP_RECORDS = 256
@@ -83,6 +84,15 @@ class File:
         return rows
 
 
+def check_places(files):
+    paths = [file.path for file in files]
+    need(paths == sorted(set(paths), key=str.encode), f"§6: paths out of order: {paths}")
+    below = {file.path + "/" for file in files if file.kind != DIRECTORY}
+    for path in paths:
+        parts = path.split("/")
+        need(not any("/".join(parts[:n]) + "/" in below for n in range(1, len(parts))), f"§6: {path!r} lies below a file")
+
+
 def checked_path(path):
     good = 0 < len(path.encode()) <= 4096 and "\0" not in path and "\\" not in path
     # An absolute path has an empty first part.
@@ -123,16 +133,19 @@ class Manifest:
             need(row.bytes % row.dtype.word_bytes == 0, f"§6: {row.bytes} bytes of {row.dtype.name}")
 
         self.blobs = []
-        for _ in range(reader.count(34)):
+        for _ in range(reader.count(35)):
             self.blobs.append(BlobRow(reader.take(32), reader.varint()))
             reader.index(packs)
+            reader.varint()  # stored bytes
         for row in self.blobs:
             need(row.bytes <= BLOB_BYTES, f"§1: a blob of {row.bytes} bytes")
         self.files = [File(reader, self.tensors, self.blobs) for _ in range(reader.count(3))]
+        check_places(self.files)
         for _ in range(reader.count(2)):
             number = reader.varint()
             need(number % 2 == 1, f"§6: the addition {number} is not known here, and must be")
             reader.take(reader.varint())
+        need(reader.counted <= MANIFEST_COUNTS, f"§2: a manifest that lists {reader.counted} things")
         reader.end()
 
     def fingerprint(self):
@@ -229,8 +242,7 @@ def read_summaries(reader):
     for seq in range(first, first + count):
         kind = reader.u8()
         manifest, fingerprint_start = reader.take(32), reader.take(8)
-        numbers = tuple(before + reader.zigzag() for before in numbers)
-        need(min(numbers) >= 0 and max(numbers) < 1 << 64, f"§7: {reader.what}: numbers of commit {seq}: {numbers}")
+        numbers = tuple((before + reader.zigzag()) % (1 << 64) for before in numbers)
         details = read_details(reader, kind)
         summaries.append(Summary(seq, manifest, fingerprint_start, numbers, kind, details))
     return summaries

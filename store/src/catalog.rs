@@ -7,7 +7,7 @@
 //! Whatever a hint or the index says is only where to look first: the footer of the pack is read before anything relies on
 //! it, which also confirms that the pack is there. So a missing, stale or damaged index changes no answer, only the time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub(crate) struct Sought {
     /// The whole id, where it is known: nothing else will do then.
     id: Option<ContentHash>,
     pub(crate) part: Part,
+    /// Ranks from here on will not do.
+    below: Option<u8>,
 }
 
 impl Sought {
@@ -36,6 +38,7 @@ impl Sought {
             prefix: prefix_of(&id),
             id: Some(id),
             part,
+            below: None,
         }
     }
 
@@ -45,7 +48,21 @@ impl Sought {
             prefix,
             id: None,
             part,
+            below: None,
         }
+    }
+
+    /// Only a copy whose rank is below `rank`.
+    pub(crate) fn below(self, rank: u8) -> Self {
+        Self {
+            below: Some(rank),
+            ..self
+        }
+    }
+
+    /// Whether what `entry` holds will do.
+    fn is(&self, entry: &Entry) -> bool {
+        self.id.is_none_or(|id| entry.id == id) && self.below.is_none_or(|below| entry.rank < below)
     }
 
     /// What to call it in a message.
@@ -67,6 +84,12 @@ impl Sought {
         key
     }
 }
+
+/// One stored copy of some content.
+pub(crate) type Copy = (PackId, ContentPrefix, Part);
+
+/// Copies that are not to be found.
+pub(crate) type Avoided = HashSet<Copy>;
 
 /// A pack's entries, by content and part.
 #[derive(Debug)]
@@ -136,7 +159,8 @@ impl Piece {
 /// Finds content; see the module.
 pub(crate) struct Catalog {
     index: Box<dyn Index>,
-    read: Mutex<HashMap<PackId, Arc<PackEntries>>>,
+    /// What was read; `None` of a pack that is missing or damaged.
+    read: Mutex<HashMap<PackId, Option<Arc<PackEntries>>>>,
     scanned: Mutex<Scanned>,
 }
 
@@ -176,20 +200,30 @@ impl Catalog {
     /// # Errors
     /// `Backend` if the store cannot be read.
     pub(crate) fn find(&self, objects: &Objects, sought: &Sought, hints: &[PackId]) -> Result<Option<Piece>> {
+        self.find_but(objects, sought, hints, &Avoided::new())
+    }
+
+    fn find_but(
+        &self,
+        objects: &Objects,
+        sought: &Sought,
+        hints: &[PackId],
+        avoided: &Avoided,
+    ) -> Result<Option<Piece>> {
         for &pack in hints {
-            if let Some(piece) = self.in_pack(objects, pack, sought)? {
+            if let Some(piece) = self.in_pack(objects, pack, sought, avoided)? {
                 return Ok(Some(piece));
             }
         }
-        if let Some(piece) = self.by_index(objects, sought)? {
+        if let Some(piece) = self.by_index(objects, sought, avoided)? {
             return Ok(Some(piece));
         }
         self.scan(objects, Scanned::New)?;
-        self.by_index(objects, sought)
+        self.by_index(objects, sought, avoided)
     }
 
     /// Finds a part that the store must hold: if nobody knows it, all packs are asked again before giving up, because an index
-    /// may have lost rows without noticing.
+    /// may have lost rows without noticing, and knows one copy of each content only.
     ///
     /// # Errors
     /// As [`Catalog::find`].
@@ -198,27 +232,42 @@ impl Catalog {
         objects: &Objects,
         sought: &Sought,
         hints: &[PackId],
+        avoided: &Avoided,
     ) -> Result<Option<Piece>> {
-        if let Some(piece) = self.find(objects, sought, hints)? {
+        if let Some(piece) = self.find_but(objects, sought, hints, avoided)? {
             return Ok(Some(piece));
         }
         self.scan(objects, Scanned::All)?;
-        self.by_index(objects, sought)
+        for pack in self.index.packs() {
+            if let Some(piece) = self.in_pack(objects, pack, sought, avoided)? {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
     }
 
-    fn by_index(&self, objects: &Objects, sought: &Sought) -> Result<Option<Piece>> {
+    fn by_index(&self, objects: &Objects, sought: &Sought, avoided: &Avoided) -> Result<Option<Piece>> {
         match self.index.lookup(&sought.key()) {
-            Some(pack) => self.in_pack(objects, pack, sought),
+            Some(pack) => self.in_pack(objects, pack, sought, avoided),
             None => Ok(None),
         }
     }
 
-    fn in_pack(&self, objects: &Objects, pack: PackId, sought: &Sought) -> Result<Option<Piece>> {
+    fn in_pack(
+        &self,
+        objects: &Objects,
+        pack: PackId,
+        sought: &Sought,
+        avoided: &Avoided,
+    ) -> Result<Option<Piece>> {
+        if avoided.contains(&(pack, sought.prefix, sought.part)) {
+            return Ok(None);
+        }
         let Some(entries) = self.entries(objects, pack)? else {
             return Ok(None);
         };
         let found = entries.by_part.get(&(sought.prefix, sought.part)).copied();
-        let found = found.filter(|&(entry, _)| sought.id.is_none_or(|id| entries.entries[entry].id == id));
+        let found = found.filter(|&(entry, _)| sought.is(&entries.entries[entry]));
         Ok(found.map(|(entry, piece)| Piece {
             entries,
             entry,
@@ -230,14 +279,12 @@ impl Catalog {
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
     fn entries(&self, objects: &Objects, pack: PackId) -> Result<Option<Arc<PackEntries>>> {
         if let Some(known) = self.read.lock().get(&pack) {
-            return Ok(Some(Arc::clone(known)));
+            return Ok(known.clone());
         }
-        let Some(entries) = readable(read_entries(objects, pack))? else {
-            return Ok(None);
-        };
-        let entries = Arc::new(PackEntries::new(entries));
-        self.read.lock().insert(pack, Arc::clone(&entries));
-        Ok(Some(entries))
+        let entries =
+            readable(read_entries(objects, pack))?.map(|entries| Arc::new(PackEntries::new(entries)));
+        self.read.lock().insert(pack, entries.clone());
+        Ok(entries)
     }
 
     /// Takes packs into the index: once those that it does not know, once all of them.
@@ -284,7 +331,9 @@ impl Catalog {
     /// A pack was just written: everything in it can be found from now on.
     pub(crate) fn added(&self, pack: PackId, entries: Vec<Entry>) {
         self.add_to_index(pack, &entries);
-        self.read.lock().insert(pack, Arc::new(PackEntries::new(entries)));
+        self.read
+            .lock()
+            .insert(pack, Some(Arc::new(PackEntries::new(entries))));
     }
 
     /// Makes what was learned outlive this process.
@@ -297,7 +346,12 @@ impl Catalog {
 fn readable(entries: Result<Vec<Entry>>) -> Result<Option<Vec<Entry>>> {
     match entries {
         Ok(entries) => Ok(Some(entries)),
-        Err(error @ (StoreError::NotFound { .. } | StoreError::Corrupt { .. })) => {
+        // What the index says of packs that are gone, or of a copy of this store, is no news.
+        Err(error @ StoreError::NotFound { .. }) => {
+            tracing::debug!("{error}");
+            Ok(None)
+        }
+        Err(error @ StoreError::Corrupt { .. }) => {
             tracing::warn!("{error}");
             Ok(None)
         }

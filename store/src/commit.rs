@@ -65,6 +65,8 @@ pub struct CommitOptions {
     pub replace: bool,
     /// Refuse unless the run looks like this.
     pub expect_parent: ExpectParent,
+    /// Whether a step that the run holds with the same content is committed again: for a commit whose manifest is lost.
+    pub again: bool,
 }
 
 /// What a commit did.
@@ -149,10 +151,11 @@ fn stands(
     if let Some(newest) = newest
         && let Some(found) = history::latest_of_step(objects, newest, step)?
     {
-        if same_content(objects, newest, &found, fingerprint)? {
+        let same = same_content(objects, newest, &found, fingerprint)?;
+        if same && !options.again {
             return Ok(Some(found.seq));
         }
-        if !options.replace {
+        if !same && !options.replace {
             return Err(StoreError::conflict(
                 format!(
                     "step {step} of run {run} is there with other content (commit {}, manifest {})",

@@ -18,7 +18,7 @@ use crate::ids::PackId;
 use crate::keys::Key;
 use crate::manifest::{Manifest, TensorRecord};
 use crate::objects::Objects;
-use crate::pack::{Content, PREFIX_LEN, read_entries};
+use crate::pack::{PREFIX_LEN, named_packs, read_entries};
 use crate::progress::{Progress, Stage};
 use crate::reference::Resolved;
 use crate::restore::slices;
@@ -182,23 +182,15 @@ impl Store {
 
     /// Blobs and footers of the packs that the checkpoint brought.
     fn explain_packs(&self, manifest: &Manifest, explanation: &mut Explanation) -> Result<()> {
-        let older = match manifest.parent.map(|parent| self.manifest(parent)) {
-            Some(Ok(parent)) => parent.packs.into_iter().collect(),
-            None | Some(Err(StoreError::NotFound { .. })) => BTreeSet::new(),
-            Some(Err(error)) => return Err(error),
-        };
         let pack = |at: u32| manifest.packs[at as usize];
         let new_tensors = manifest.tensors.iter().filter(|t| t.stored_bytes > 0);
+        let new_blobs = manifest.blobs.iter().filter(|b| b.stored_bytes > 0);
+        explanation.blobs = new_blobs.clone().count() as u64;
+        explanation.blob_bytes = new_blobs.clone().map(|b| b.stored_bytes).sum();
         let mut packs: BTreeSet<PackId> = new_tensors
             .flat_map(|t| t.packs.iter().map(|&p| pack(p)))
             .collect();
-        packs.extend(
-            manifest
-                .blobs
-                .iter()
-                .map(|b| pack(b.pack))
-                .filter(|p| !older.contains(p)),
-        );
+        packs.extend(new_blobs.map(|b| pack(b.pack)));
         for pack in packs {
             let entries = read_entries(self.objects(), pack)?;
             let pieces: u64 = entries
@@ -212,11 +204,8 @@ impl Store {
                 ids += ID_LEN as u64;
                 ids += PREFIX_LEN as u64 * u64::from(entry.needs.base.is_some());
                 ids += PREFIX_LEN as u64 * u64::from(entry.needs.given.is_some());
-                if let Content::Blob { .. } = entry.content {
-                    explanation.blobs += 1;
-                    explanation.blob_bytes += entry.pieces.iter().map(|p| p.end - p.start).sum::<u64>();
-                }
             }
+            ids += (ID_LEN * named_packs(&entries).len()) as u64;
             explanation.container.footer_id_bytes += ids;
             explanation.container.footer_bytes += whole.saturating_sub(pieces + ids);
         }
@@ -248,12 +237,12 @@ impl Store {
     }
 
     fn restore_cost(&self, manifest: &Manifest, pace: &Pace) -> Result<RestoreCost> {
-        let mut pieces: BTreeSet<(PackId, u64)> = BTreeSet::new();
+        let mut pieces: BTreeSet<(PackId, u64, u64)> = BTreeSet::new();
         let mut read_bytes = 0;
         let mut add = |graph: &Graph| {
             for node in graph.nodes() {
                 let range = node.piece.range();
-                if pieces.insert((node.piece.pack, range.start)) {
+                if pieces.insert((node.piece.pack, range.start, range.end)) {
                     read_bytes += range.end - range.start;
                 }
             }

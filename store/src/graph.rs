@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use crate::catalog::{Catalog, Piece, Sought};
+use crate::catalog::{Avoided, Catalog, Copy, Piece, Sought};
 use crate::error::{Result, StoreError};
 use crate::ids::PackId;
 use crate::objects::Objects;
@@ -84,20 +84,50 @@ impl Graph {
         below
     }
 
-    /// Finds a piece and everything below it.
+    /// Finds a piece and everything below it. Of a content with several copies, one that is whole is taken.
     ///
     /// # Errors
-    /// `Corrupt` if a piece is missing, ranks do not fall, or there are more than [`MAX_GRAPH_PIECES`]; `Backend` if the store
-    /// cannot be read.
+    /// `Corrupt` if no copy is whole: a piece is missing, ranks do not fall, or there are more than [`MAX_GRAPH_PIECES`]; `Backend`
+    /// if the store cannot be read.
     pub(crate) fn resolve(
         catalog: &Catalog,
         objects: &Objects,
         sought: &Sought,
         hints: &[PackId],
     ) -> Result<Self> {
-        let piece = catalog
-            .find_anywhere(objects, sought, hints)?
-            .ok_or_else(|| StoreError::corrupt(sought.shown(), "no pack holds it"))?;
+        let mut avoided = Avoided::default();
+        let mut first: Option<StoreError> = None;
+        loop {
+            let error = match Self::attempt(catalog, objects, sought, hints, &avoided)? {
+                Attempt::Whole(graph) => return Ok(graph),
+                Attempt::Missing => {
+                    return Err(
+                        first.unwrap_or_else(|| StoreError::corrupt(sought.shown(), "no pack holds it"))
+                    );
+                }
+                Attempt::Broken { copy, error } => {
+                    avoided.insert(copy);
+                    error
+                }
+            };
+            if avoided.len() > MAX_BROKEN_COPIES {
+                return Err(error);
+            }
+            first.get_or_insert(error);
+        }
+    }
+
+    /// One way down that leaves out the copies in `avoided`.
+    fn attempt(
+        catalog: &Catalog,
+        objects: &Objects,
+        sought: &Sought,
+        hints: &[PackId],
+        avoided: &Avoided,
+    ) -> Result<Attempt> {
+        let Some(piece) = catalog.find_anywhere(objects, sought, hints, avoided)? else {
+            return Ok(Attempt::Missing);
+        };
         let mut open = vec![Open::new(sought, piece)];
         let mut nodes: Vec<Node> = Vec::new();
         let mut known: HashMap<(ContentPrefix, Part), usize> = HashMap::new();
@@ -109,10 +139,13 @@ impl Graph {
                 open.pop();
                 continue;
             };
+            let broken = |top: &Open, detail: String| Attempt::Broken {
+                copy: (top.node.piece.pack, top.key.0, top.key.1),
+                error: StoreError::corrupt(sought.shown(), detail),
+            };
             let rank = top.node.piece.entry().rank;
-            let is_below = |piece: &Piece| piece.entry().rank < rank;
             if let Some(&at) = known.get(&(wanted.prefix, wanted.part))
-                && is_below(&nodes[at].piece)
+                && nodes[at].piece.entry().rank < rank
             {
                 top.connect(at);
                 continue;
@@ -122,25 +155,41 @@ impl Graph {
                 Holder::Here => Some(top.node.piece.pack),
                 Holder::Pack(pack) => Some(pack),
             };
-            let found = catalog.find_anywhere(objects, &wanted, hint.as_slice())?;
-            let piece = found.ok_or_else(|| {
-                let detail = format!("no pack holds {}, which it is decoded from", wanted.shown());
-                StoreError::corrupt(sought.shown(), detail)
-            })?;
-            if !is_below(&piece) {
-                return Err(StoreError::corrupt(
-                    piece.shown(),
-                    "its rank is not below that of what is decoded from it",
-                ));
-            }
+            let found = catalog.find_anywhere(objects, &wanted.below(rank), hint.as_slice(), avoided)?;
+            let Some(piece) = found else {
+                let detail = format!(
+                    "no pack holds {}, which {} of rank {rank} is decoded from, at a lower rank",
+                    wanted.shown(),
+                    top.node.piece.shown()
+                );
+                return Ok(broken(top, detail));
+            };
             if nodes.len() + open.len() >= MAX_GRAPH_PIECES {
                 let detail = format!("it is decoded from more than {MAX_GRAPH_PIECES} pieces");
-                return Err(StoreError::corrupt(sought.shown(), detail));
+                return Ok(Attempt::Broken {
+                    copy: (open[0].node.piece.pack, open[0].key.0, open[0].key.1),
+                    error: StoreError::corrupt(sought.shown(), detail),
+                });
             }
             open.push(Open::new(&wanted, piece));
         }
-        Ok(Self { nodes })
+        Ok(Attempt::Whole(Self { nodes }))
     }
+}
+
+/// Most copies that are found broken before the search ends: a hostile store has more.
+const MAX_BROKEN_COPIES: usize = 64;
+
+/// How one way down ended.
+enum Attempt {
+    Whole(Graph),
+    /// There is no copy, or none that is not avoided.
+    Missing,
+    /// A copy reads something that is not there.
+    Broken {
+        copy: Copy,
+        error: StoreError,
+    },
 }
 
 /// A piece whose needs are not all resolved.
@@ -294,6 +343,27 @@ mod tests {
             (3, Dtype::F32, anywhere(2), None, 1),
         ]);
         assert_eq!(bench.resolve(3, Dtype::F32).unwrap().nodes().len(), 2);
+    }
+
+    /// Promise: a copy of too high a rank, or one that is not whole, does no harm while another copy will do, wherever it is and
+    /// whatever a hint says.
+    #[test]
+    fn another_copy_is_found() {
+        let bench = Bench::new();
+        bench.pack(&[(1, Dtype::F32, None, None, 0)]);
+        let high = bench.pack(&[
+            (1, Dtype::F32, anywhere(9), None, 5),
+            (9, Dtype::F32, None, None, 0),
+        ]);
+        bench.pack(&[(2, Dtype::F32, Some(needed(1, Holder::Pack(high))), None, 1)]);
+        assert_eq!(bench.resolve(2, Dtype::F32).unwrap().nodes().len(), 2);
+
+        bench.pack(&[(3, Dtype::F32, None, None, 0)]);
+        let broken = bench.pack(&[(3, Dtype::F32, anywhere(77), None, 2)]);
+        bench.pack(&[(4, Dtype::F32, Some(needed(3, Holder::Pack(broken))), None, 3)]);
+        for (id, pieces) in [(3, 1), (4, 2)] {
+            assert_eq!(bench.resolve(id, Dtype::F32).unwrap().nodes().len(), pieces);
+        }
     }
 
     /// Promise: circles, ranks that do not fall and pieces that are missing are refused by name.

@@ -34,10 +34,12 @@ fn there(seq: u64) -> Outcome {
 }
 
 const PLAIN: CommitOptions = CommitOptions {
+    again: false,
     replace: false,
     expect_parent: ExpectParent::Any,
 };
 const REPLACE: CommitOptions = CommitOptions {
+    again: false,
     replace: true,
     expect_parent: ExpectParent::Any,
 };
@@ -108,6 +110,7 @@ fn commits_roll_up() {
 fn expected_parents() {
     let objects = Objects::memory();
     let expecting = |expect_parent| CommitOptions {
+        again: false,
         replace: false,
         expect_parent,
     };

@@ -35,7 +35,7 @@ pub struct TensorRecord {
     pub is_given: bool,
     /// Bytes that this save wrote for it; 0 if it was already in the store.
     pub stored_bytes: u64,
-    /// Elements that differ from its base; all that are not zero, without one.
+    /// Elements that differ from its base, slice by slice; those that are not zero, in slices without one.
     pub changed_elems: u64,
     /// Largest distance from its base, in ulps.
     pub max_ulp: u64,
@@ -50,6 +50,8 @@ pub struct BlobRecord {
     pub len_bytes: u64,
     /// The pack that holds it, by index into [`Manifest::packs`]: a hint.
     pub pack: u32,
+    /// Bytes that this save wrote for it; 0 if it was already in the store.
+    pub stored_bytes: u64,
 }
 
 /// A tensor as a file names it.

@@ -23,8 +23,10 @@ const MAGIC: &[u8; 6] = b"TPDEMF";
 const VERSION: u8 = 1;
 const ZSTD_LEVEL: i32 = 19;
 const FLAG_ARCHIVED_WEIGHTS: u8 = 1;
-/// Most bytes that a manifest may decompress to: 2 million tensors and files.
-pub const MAX_MANIFEST_BYTES: usize = 512 << 20;
+/// Most bytes that a manifest may decompress to.
+pub const MAX_MANIFEST_BYTES: usize = 256 << 20;
+/// Most things that a manifest may list, all its lists together: half a million tensors and more, and half a gigabyte in memory.
+const MAX_COUNTS: usize = 1 << 22;
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 64;
 
@@ -136,6 +138,7 @@ impl Manifest {
             w.raw(blob.id.as_bytes());
             w.varint(blob.len_bytes);
             w.varint(blob.pack.into());
+            w.varint(blob.stored_bytes);
         }
         w.varint(self.files.len() as u64);
         let list = |w: &mut Writer, list: &[u32]| {
@@ -194,10 +197,11 @@ impl Manifest {
             FLAG_ARCHIVED_WEIGHTS => true,
             other => return Err(corrupt(&format!("flags {other:#x}"))),
         };
+        let mut lists = Lists::default();
         let metrics = Metrics::read(&mut r)?;
         let note = r.text(WHAT)?.to_owned();
         let mut environment = BTreeMap::new();
-        for _ in 0..r.count(2, WHAT)? {
+        for _ in 0..lists.count(&mut r, 2)? {
             let name = r.text(WHAT)?;
             if environment
                 .last_key_value()
@@ -207,7 +211,7 @@ impl Manifest {
             }
             environment.insert(name.to_owned(), r.text(WHAT)?.to_owned());
         }
-        let packs = r.count(ID_LEN, WHAT)?;
+        let packs = lists.count(&mut r, ID_LEN)?;
         let packs: Vec<PackId> = (0..packs)
             .map(|_| r.array(WHAT).map(PackId::from_bytes))
             .collect::<Read<_>>()?;
@@ -219,7 +223,7 @@ impl Manifest {
                 .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
         };
 
-        let count = r.count(ID_LEN + 8, WHAT)?;
+        let count = lists.count(&mut r, ID_LEN + 8)?;
         let ids: Vec<TensorId> = (0..count)
             .map(|_| r.array(WHAT).map(TensorId::from_bytes))
             .collect::<Read<_>>()?;
@@ -230,7 +234,7 @@ impl Manifest {
         let lens = column(&mut r)?;
         let mut holders = Vec::with_capacity(count);
         for _ in 0..count {
-            let parts = r.count(1, WHAT)?;
+            let parts = lists.count(&mut r, 1)?;
             holders.push(
                 (0..parts)
                     .map(|_| index(&mut r, packs.len()))
@@ -268,7 +272,7 @@ impl Manifest {
             });
         }
 
-        let count = r.count(ID_LEN + 2, WHAT)?;
+        let count = lists.count(&mut r, ID_LEN + 3)?;
         let mut blobs = Vec::with_capacity(count);
         for _ in 0..count {
             let id = BlobId::from_bytes(r.array(WHAT)?);
@@ -280,14 +284,15 @@ impl Manifest {
                 id,
                 len_bytes,
                 pack: index(&mut r, packs.len())?,
+                stored_bytes: r.varint(WHAT)?,
             });
         }
 
-        let list = |r: &mut Reader<'_>| -> Read<Vec<u32>> {
-            let count = r.count(1, WHAT)?;
+        let list = |r: &mut Reader<'_>, lists: &mut Lists| -> Read<Vec<u32>> {
+            let count = lists.count(r, 1)?;
             (0..count).map(|_| index(r, blobs.len())).collect()
         };
-        let count = r.count(3, WHAT)?;
+        let count = lists.count(&mut r, 3)?;
         let mut files = Vec::with_capacity(count);
         for _ in 0..count {
             let path = r.text(WHAT)?.to_owned();
@@ -302,11 +307,11 @@ impl Manifest {
                 0 => FileContent::Directory,
                 1 => FileContent::Opaque {
                     digest: r.array(WHAT)?,
-                    blobs: list(&mut r)?,
+                    blobs: list(&mut r, &mut lists)?,
                 },
                 2 => {
-                    let header = list(&mut r)?;
-                    let count = r.count(4, WHAT)?;
+                    let header = list(&mut r, &mut lists)?;
+                    let count = lists.count(&mut r, 4)?;
                     let names = (0..count).map(|_| r.text(WHAT).map(str::to_owned));
                     let names: Vec<String> = names.collect::<Read<_>>()?;
                     let roles = (0..count).map(|_| {
@@ -315,7 +320,10 @@ impl Manifest {
                     });
                     let roles: Vec<Role> = roles.collect::<Read<_>>()?;
                     let shapes = (0..count).map(|_| {
-                        let dims = r.size(MAX_DIMS, WHAT)?;
+                        let dims = lists.count(&mut r, 1)?;
+                        if dims > MAX_DIMS {
+                            return Err(corrupt(&format!("{dims} dimensions")));
+                        }
                         (0..dims).map(|_| r.varint(WHAT)).collect::<Read<Vec<u64>>>()
                     });
                     let shapes: Vec<Vec<u64>> = shapes.collect::<Read<_>>()?;
@@ -328,6 +336,8 @@ impl Manifest {
                             .filter(|&i| (i as usize) < tensors.len())
                             .ok_or_else(|| corrupt(&format!("index {tensor} of {}", tensors.len())))?;
                         expected = u64::from(tensor) + 1;
+                        check_shape(&shape, &tensors[tensor as usize])
+                            .map_err(|e| corrupt(&format!("tensor {name:?}: {e}")))?;
                         named.push(NamedTensor {
                             name,
                             shape,
@@ -351,7 +361,8 @@ impl Manifest {
             };
             files.push(FileRecord { path, mode, content });
         }
-        pass_over_additions(&mut r)?;
+        check_places(&files)?;
+        pass_over_additions(&mut r, &mut lists)?;
         r.end(WHAT)?;
         let manifest = Self {
             run,
@@ -379,10 +390,63 @@ impl Manifest {
     }
 }
 
+/// Counts what all lists of a manifest hold together.
+#[derive(Default)]
+struct Lists {
+    counted: usize,
+}
+
+impl Lists {
+    /// Reads the length of a list whose elements take at least `min_len` bytes each.
+    fn count(&mut self, r: &mut Reader<'_>, min_len: usize) -> std::result::Result<usize, CodecError> {
+        let count = r.count(min_len, "manifest")?;
+        self.counted = self.counted.saturating_add(count);
+        if self.counted > MAX_COUNTS {
+            return Err(corrupt(&format!("it lists more than {MAX_COUNTS} things")));
+        }
+        Ok(count)
+    }
+}
+
+/// A shape has as many elements as the content.
+fn check_shape(shape: &[u64], record: &TensorRecord) -> std::result::Result<(), String> {
+    let elems = shape.iter().try_fold(1u64, |elems, &d| elems.checked_mul(d));
+    let bits = elems.and_then(|elems| elems.checked_mul(record.dtype.shape_bits()));
+    match bits {
+        Some(bits) if bits.div_ceil(8) == record.len_bytes => Ok(()),
+        _ => Err(format!(
+            "shape {shape:?} of {} in {} bytes",
+            record.dtype.name(),
+            record.len_bytes
+        )),
+    }
+}
+
+/// Paths ascend, and nothing lies below a file that is not a directory.
+fn check_places(files: &[FileRecord]) -> std::result::Result<(), CodecError> {
+    if let Some(pair) = files.windows(2).find(|pair| pair[0].path >= pair[1].path) {
+        return Err(corrupt(&format!("path {:?} is out of order", pair[1].path)));
+    }
+    let is_dir = |path: &str| {
+        let at = files.binary_search_by(|file| file.path.as_str().cmp(path));
+        at.is_err() || at.is_ok_and(|at| files[at].content == FileContent::Directory)
+    };
+    for file in files {
+        let above = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
+        if let Some(other) = above.into_iter().find(|above| !is_dir(above)) {
+            return Err(corrupt(&format!(
+                "path {:?} lies below the file {other:?}",
+                file.path
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// What later builds have to say beyond this record: an even number must be understood, an odd one may be passed over.
-fn pass_over_additions(r: &mut Reader<'_>) -> std::result::Result<(), CodecError> {
+fn pass_over_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Result<(), CodecError> {
     const WHAT: &str = "manifest addition";
-    for _ in 0..r.count(2, WHAT)? {
+    for _ in 0..lists.count(r, 2)? {
         let number = r.varint(WHAT)?;
         r.prefixed(WHAT)?;
         if number.is_multiple_of(2) {
@@ -424,6 +488,7 @@ mod tests {
             id: BlobId::of(b"h"),
             len_bytes: 90,
             pack: 1,
+            stored_bytes: 40,
         };
         let named = NamedTensor {
             name: "model.w é".into(),

@@ -17,6 +17,10 @@ pub(super) const ENTRY_BYTES: usize = 192;
 /// Most bytes that a piece takes in the footer.
 pub(super) const PIECE_BYTES: usize = 5;
 /// Fewest bytes that an entry takes: kind, id, number, count of pieces, length of one.
+/// Most pieces of a pack: a reader keeps a few dozen bytes for each.
+pub(super) const MAX_PIECES: usize = 1 << 20;
+/// Most bytes of a footer.
+pub(super) const MAX_FOOTER_BYTES: usize = 32 << 20;
 const MIN_ENTRY_BYTES: usize = 1 + ID_LEN + 3;
 
 /// Kinds below this are slices: the code of their dtype.
@@ -37,7 +41,7 @@ fn corrupt(detail: String) -> CodecError {
 }
 
 /// The other packs that entries name, in order, each once.
-fn named_packs(entries: &[Entry]) -> Vec<PackId> {
+pub(crate) fn named_packs(entries: &[Entry]) -> Vec<PackId> {
     let needed = entries
         .iter()
         .flat_map(|e| e.needs.base.into_iter().chain(e.needs.given.map(|(_, n)| n)));
@@ -178,7 +182,7 @@ pub(super) fn read_footer(footer: &[u8], bodies_bytes: u64) -> Read<Vec<Entry>> 
         .collect::<Read<_>>()?;
     let count = r.count(MIN_ENTRY_BYTES, WHAT)?;
     let mut entries = Vec::with_capacity(count);
-    let mut offset = 0u64;
+    let (mut offset, mut all_pieces) = (0u64, 0usize);
     for _ in 0..count {
         let kind = r.u8(WHAT)?;
         let id = r.array(WHAT)?;
@@ -186,9 +190,16 @@ pub(super) fn read_footer(footer: &[u8], bodies_bytes: u64) -> Read<Vec<Entry>> 
         let content = read_content(kind & !(KIND_HAS_BASE | KIND_IS_GIVEN), number)?;
         let (needs, rank) = read_needs(&mut r, &packs, kind, content)?;
         let count = r.count(1, WHAT)?;
+        all_pieces += count;
+        if all_pieces > MAX_PIECES {
+            return Err(corrupt(format!("more than {MAX_PIECES} pieces")));
+        }
         let mut pieces = Vec::with_capacity(count);
         for _ in 0..count {
             let piece_bytes = r.varint(WHAT)?;
+            if piece_bytes == 0 && matches!(content, Content::Slices { .. }) {
+                return Err(corrupt("an empty frame".into()));
+            }
             if piece_bytes > MAX_PIECE_BYTES {
                 return Err(corrupt(format!("a piece of {piece_bytes} bytes")));
             }

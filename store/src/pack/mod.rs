@@ -21,7 +21,8 @@ use crate::error::{Result, StoreError};
 use crate::ids::PackId;
 use crate::keys::Key;
 use crate::objects::Objects;
-use footer::{ENTRY_BYTES, PIECE_BYTES, read_footer, write_footer};
+pub(crate) use footer::named_packs;
+use footer::{ENTRY_BYTES, MAX_FOOTER_BYTES, MAX_PIECES, PIECE_BYTES, read_footer, write_footer};
 
 pub(crate) use part::PART_LEN;
 pub use part::{ContentHash, ContentPrefix, PREFIX_LEN, Part, prefix_of};
@@ -140,6 +141,8 @@ impl PackWriter {
     pub fn fits(&self, more_bytes: usize) -> bool {
         let footer = (self.entries.len() + 1) * ENTRY_BYTES + (self.pieces + 1) * PIECE_BYTES;
         self.bytes.len() + more_bytes + footer + TRAILER_BYTES <= MAX_PACK_BYTES
+            && footer <= MAX_FOOTER_BYTES
+            && self.pieces < MAX_PIECES
     }
 
     /// Whether nothing was added.
@@ -225,6 +228,9 @@ fn parse_tail(
     }
     if pack_bytes > MAX_PACK_BYTES as u64 {
         return Err(corrupt("it is longer than a pack can be"));
+    }
+    if footer_bytes > MAX_FOOTER_BYTES {
+        return Err(corrupt("its footer is longer than one can be"));
     }
     let needed = (footer_bytes + TRAILER_BYTES) as u64;
     if needed > pack_bytes {

@@ -20,7 +20,7 @@ use crate::window::windows;
 
 /// Compresses every new blob of `checkpoint`, with its predecessor as prefix where that helps, and queues it.
 ///
-/// Returns the pack of each blob that was known; `None` for new ones, whose pack the caller knows once the queue is finished.
+/// A new blob's pack is known to the caller once the queue is finished.
 ///
 /// # Errors
 /// `Input` if a file changed since it was hashed; `Backend` if the store cannot be read or written.
@@ -31,7 +31,7 @@ pub(super) fn store_blobs(
     packs: &mut PackQueue<'_>,
     relied: &mut BTreeSet<PackId>,
     progress: &dyn Progress,
-) -> Result<Vec<Option<PackId>>> {
+) -> Result<Vec<StoredBlob>> {
     let mut known = Vec::with_capacity(checkpoint.blobs.len());
     for blob in &checkpoint.blobs {
         let id = blob.id.as_bytes();
@@ -41,21 +41,21 @@ pub(super) fn store_blobs(
         if pack.is_some() {
             progress.advance(blob.len_bytes as u64);
         }
-        known.push(pack);
+        known.push(StoredBlob {
+            pack,
+            stored_bytes: 0,
+        });
     }
-    let new: Vec<&BlobSource> = checkpoint
-        .blobs
-        .iter()
-        .zip(&known)
-        .filter(|(_, known)| known.is_none())
-        .map(|(blob, _)| blob)
-        .collect();
-    for window in windows(&new, |blob| blob.len_bytes as u64) {
+    let new: Vec<usize> = (0..known.len()).filter(|&at| known[at].pack.is_none()).collect();
+    let blobs = &checkpoint.blobs;
+    for window in windows(&new, |&at| blobs[at].len_bytes as u64) {
         let packed: Result<Vec<Packed>> = window
             .par_iter()
-            .map(|blob| pack(store, checkpoint, bases, blob))
+            .map(|&at| pack(store, checkpoint, bases, &blobs[at]))
             .collect();
-        for (blob, packed) in window.iter().zip(packed?) {
+        for (&at, packed) in window.iter().zip(packed?) {
+            let blob = &blobs[at];
+            known[at].stored_bytes = packed.bytes.len() as u64;
             relied.extend(packed.relied);
             let content = Content::Blob {
                 len_bytes: blob.len_bytes as u64,
@@ -72,6 +72,14 @@ pub(super) fn store_blobs(
         }
     }
     Ok(known)
+}
+
+/// What became of a blob.
+pub(super) struct StoredBlob {
+    /// The pack that held it before; `None` if it is new.
+    pub(super) pack: Option<PackId>,
+    /// Bytes written for it.
+    pub(super) stored_bytes: u64,
 }
 
 struct Packed {

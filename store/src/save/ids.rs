@@ -211,6 +211,7 @@ impl Checkpoint {
             id: b.id,
             len_bytes: b.len_bytes as u64,
             pack: 0,
+            stored_bytes: 0,
         };
         manifest.blobs = self.blobs.iter().map(blob).collect();
     }

@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use globset::GlobSet;
 use tpde_core::Relation;
 
+use crate::catalog::Sought;
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
 use crate::files::scan::scan;
@@ -32,8 +33,9 @@ use crate::keys::Key;
 use crate::manifest::{FileContent, Manifest};
 use crate::metrics::Metrics;
 use crate::names::RunName;
-use crate::pack::Needs;
+use crate::pack::{Needs, Part};
 use crate::progress::{Progress, Stage};
+use crate::restore::slices;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::{Totals, count};
@@ -187,9 +189,10 @@ impl Store {
         };
         checkpoint.describe(&mut manifest);
         let fingerprint = manifest.fingerprint();
-        let options = CommitOptions {
+        let mut options = CommitOptions {
             replace: request.replace,
             expect_parent: request.expect_parent,
+            again: false,
         };
         let mut report = SaveReport {
             manifest: ManifestId::of(&[]),
@@ -215,10 +218,21 @@ impl Store {
             &fingerprint,
             &options,
         )?;
+        let mut mends = false;
         if let (Some(seq), Some(newest)) = (standing, &newest) {
             report.seq = seq;
             report.manifest = history::record_at(self.objects(), newest, seq)?.manifest;
-            return Ok(report);
+            match self.is_whole(report.manifest)? {
+                Some(true) => return Ok(report),
+                Some(false) => mends = true,
+                // Without its manifest the commit is lost: another takes its place.
+                None => options.again = true,
+            }
+            tracing::warn!(
+                "{run}@{} lacks contents, which are stored again",
+                request.step,
+                run = request.run
+            );
         }
 
         let (stored_bytes, new_tensors) = self.store_contents(
@@ -233,6 +247,12 @@ impl Store {
         let (id, bytes) = manifest.encode()?;
         report.stored_bytes = stored_bytes + bytes.len() as u64;
         report.new_tensors = new_tensors;
+        if mends {
+            // Contents are found by what they decode to, so the commit that stands is whole again.
+            self.catalog.flush();
+            report.stored_bytes = stored_bytes;
+            return Ok(report);
+        }
         self.objects().put_content(&Key::Manifest(id), bytes.into())?;
         let new = NewCommit {
             manifest: id,
@@ -330,7 +350,10 @@ impl Store {
             new_tensors += u32::from(stored.is_new);
         }
         for (record, known) in manifest.blobs.iter_mut().zip(blobs) {
-            let holder = known.or_else(|| packs.packs_of(record.id.as_bytes()).first().copied());
+            record.stored_bytes = known.stored_bytes;
+            let holder = known
+                .pack
+                .or_else(|| packs.packs_of(record.id.as_bytes()).first().copied());
             record.pack = holder.map_or(0, |p| list.index(p));
         }
         manifest.packs = list.packs;
@@ -339,6 +362,40 @@ impl Store {
 }
 
 impl Store {
+    /// Whether everything that a stored checkpoint consists of is in the store, by the footers of its packs.
+    /// `None` if its manifest cannot be read.
+    fn is_whole(&self, id: ManifestId) -> Result<Option<bool>> {
+        let manifest = match self.manifest(id) {
+            Ok(manifest) => manifest,
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut packs = BTreeSet::new();
+        for record in &manifest.tensors {
+            for (number, ..) in slices(record) {
+                let part = Part::Slice {
+                    dtype: record.dtype,
+                    number,
+                };
+                let hints: Vec<PackId> = record.packs.iter().map(|&p| manifest.packs[p as usize]).collect();
+                let Some(graph) = self.stored_graph(&Sought::whole(*record.id.as_bytes(), part), &hints)?
+                else {
+                    return Ok(Some(false));
+                };
+                packs.extend(graph.packs());
+            }
+        }
+        for blob in &manifest.blobs {
+            let hint = manifest.packs[blob.pack as usize];
+            let sought = Sought::whole(*blob.id.as_bytes(), Part::Blob);
+            let Some(graph) = self.stored_graph(&sought, &[hint])? else {
+                return Ok(Some(false));
+            };
+            packs.extend(graph.packs());
+        }
+        self.all_there(&packs).map(Some)
+    }
+
     /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
     fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
         let mut all = true;

@@ -11,7 +11,7 @@ use crate::cost::COST_SHIFT;
 use crate::dtype::{Dtype, Layout};
 use crate::error::{CodecError, Result};
 use crate::id::TensorId;
-use crate::ordinal::{Word, exponent};
+use crate::ordinal::{Word, exponent, residual};
 use crate::tile::blocks::Cut;
 use crate::tile::{self, Against, Cuts, EncodeContext, Entries, Mode, Relation, fresh, virtual_base};
 use crate::token::TokenShape;
@@ -312,14 +312,38 @@ impl<'a, W: Word> Encoder<'a, W> {
         let (bytes, hash, reads) = frames
             .min_by_key(|(bytes, ..)| bytes.len())
             .unwrap_or_else(|| self.assemble(&[], &[], origins));
+        let made = matches!(self.relation(), Some(Relation::Rounded | Relation::Cast));
+        let (changed_elems, max_ulp) = if !reads.base && (self.base.is_some() || made) {
+            self.distance_from_zero()
+        } else {
+            (
+                counts.iter().map(|c| c.differing).sum(),
+                counts.iter().map(|c| c.max_ulp).max().unwrap_or(0),
+            )
+        };
         EncodedFrame {
             bytes,
             hash,
             uses_base: reads.base,
             uses_given: reads.given,
-            changed_elems: counts.iter().map(|c| c.differing).sum(),
-            max_ulp: counts.iter().map(|c| c.max_ulp).max().unwrap_or(0),
+            changed_elems,
+            max_ulp,
         }
+    }
+
+    /// Elements that are not zero, and how far the farthest is from it, in ulps.
+    fn distance_from_zero(&self) -> (u64, u64) {
+        let zero = W::load(&[0; 8], 0);
+        let tiles = self.bytes.par_chunks(self.slice.dtype.tile_bytes());
+        tiles
+            .map(|tile| {
+                let distances = (0..tile.len() / W::BYTES)
+                    .map(|i| residual(W::load(tile, i), zero, self.layout).magnitude);
+                distances.fold((0, 0), |(changed, most), d| {
+                    (changed + u64::from(d != 0), most.max(d))
+                })
+            })
+            .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1.max(b.1)))
     }
 
     fn estimate(&self) -> u64 {
