@@ -17,10 +17,13 @@ use crate::text::units::{count, counted, duration, percent, ratio, size};
 ///
 /// Decodes what is new, and sets it beside what an ideal adaptive code would pay.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde explain [OPTIONS] <REF>",
+    after_help = "\
 Examples:
   tpde explain llama@600
-  tpde explain llama@600 --json | jq '.roles[] | {role, stored_bytes, floor_bytes}'")]
+  tpde explain llama@600 --json | jq '.roles[] | {role, stored_bytes, floor_bytes}'"
+)]
 pub(crate) struct Args {
     /// The checkpoint
     #[arg(value_name = "REF", value_parser = reference)]

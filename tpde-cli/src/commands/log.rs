@@ -1,10 +1,11 @@
 //! `tpde log`: what a run holds, newest first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tpde_store::{RunName, Store, Summary, history, tags};
 
+use crate::args::run_of;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
@@ -15,13 +16,17 @@ use crate::text::units::{count, counted, ratio, ratio_of, size, utc};
 
 /// List the checkpoints of a run, newest first, and what each costs
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde log [OPTIONS] [RUN]",
+    after_help = "\
 Examples:
   tpde log llama
   tpde log -n 5                  # the five newest of every run
-  tpde log llama --json | jq '.checkpoints[].step'")]
+  tpde log llama --json | jq '.checkpoints[].step'"
+)]
 pub(crate) struct Args {
     /// The run; all of them if none is given
+    #[arg(value_parser = run_of)]
     run: Option<RunName>,
     /// Only the newest N
     #[arg(short = 'n', long = "limit", value_name = "N")]
@@ -48,11 +53,24 @@ struct Entry {
     tensors: u32,
     new_tensors: u32,
     tags: Vec<String>,
+    replaced: bool,
 }
 
 #[derive(Serialize)]
 struct AllRuns {
     runs: Vec<RunLog>,
+}
+
+impl Entry {
+    /// What a person should know of it: that it no longer counts, and its tags.
+    fn remarks(&self) -> String {
+        let replaced = self.replaced.then(|| "replaced".to_owned());
+        replaced
+            .into_iter()
+            .chain(self.tags.iter().cloned())
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
 }
 
 /// Tags by run and commit.
@@ -85,7 +103,7 @@ impl Answer for RunLog {
                 )
                 .into(),
                 Cell::toned(Tone::Dim, entry.manifest.get(..12).unwrap_or(&entry.manifest)),
-                Cell::toned(Tone::Caution, entry.tags.join(", ")),
+                Cell::toned(Tone::Caution, entry.remarks()),
             ]);
         }
         page.table(&table);
@@ -142,6 +160,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
     let log = history::log(store.objects(), run)?;
     let shown = limit.unwrap_or(usize::MAX).min(log.len());
+    // The newest commit of each step.
+    let last: BTreeMap<u64, u64> = log.iter().map(|s| (s.step, s.seq)).collect();
+    let standing: BTreeSet<u64> = last.into_values().collect();
     let entry = |s: &Summary| Entry {
         seq: s.seq,
         step: s.step,
@@ -152,6 +173,7 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
+        replaced: !standing.contains(&s.seq),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {

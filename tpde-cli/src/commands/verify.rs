@@ -18,10 +18,13 @@ use crate::text::units::{counted, duration, size};
 ///
 /// Finds all damage in one run, and ends with code 4 if there is any.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde verify [OPTIONS] [REF]",
+    after_help = "\
 Examples:
   tpde verify
-  tpde verify llama@600 --restore")]
+  tpde verify llama@600 --restore"
+)]
 pub(crate) struct Args {
     /// Only this checkpoint, and what it needs
     #[arg(value_name = "REF", value_parser = reference)]
