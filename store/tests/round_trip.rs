@@ -177,7 +177,7 @@ fn long_and_shared_tensors() {
 /// store; a missing pack is found by the quickest level.
 #[test]
 fn verify_finds_damage() {
-    use tpde_store::{VerifyLevel, VerifyRequest};
+    use tpde_store::{Problem, VerifyLevel, VerifyRequest};
     let dir = tempfile::tempdir().unwrap();
     let (out, place) = (dir.path().join("out"), dir.path().join("store"));
     fs::create_dir(&out).unwrap();
@@ -195,7 +195,9 @@ fn verify_finds_damage() {
             .verify(&VerifyRequest { level, only: None }, &Silent)
             .unwrap()
     };
+    let is_needed = |p: &Problem| p.affects.iter().any(|a| (a.run.as_str(), a.step) == ("run", 1));
     let sound = verify(VerifyLevel::Restore);
+    assert_eq!(sound.sound, 1);
     assert_eq!((sound.runs, sound.checkpoints, sound.packs), (1, 1, 1));
     assert_eq!(sound.problems, []);
 
@@ -216,7 +218,7 @@ fn verify_finds_damage() {
     assert_eq!(verify(VerifyLevel::Quick).problems, []);
     assert_eq!(verify(VerifyLevel::ReadData).problems.len(), 1);
     let problems = verify(VerifyLevel::Restore).problems;
-    assert!(problems.iter().any(|p| p.object == "run@1"), "{problems:?}");
+    assert!(problems.iter().any(is_needed), "{problems:?}");
     let error = restore(&store(), "run@1", &dir.path().join("back")).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     assert_eq!(
@@ -226,12 +228,15 @@ fn verify_finds_damage() {
     );
 
     fs::remove_file(pack).unwrap();
-    assert!(
-        verify(VerifyLevel::Quick)
-            .problems
-            .iter()
-            .any(|p| p.object == "run@1")
-    );
+    for level in [VerifyLevel::Quick, VerifyLevel::ReadData, VerifyLevel::Restore] {
+        let report = verify(level);
+        let [problem] = &report.problems[..] else {
+            panic!("one pack is missing: {:?}", report.problems);
+        };
+        assert!(problem.object.starts_with("packs/") && problem.detail.contains("missing"));
+        assert_eq!((report.sound, problem.affects.len()), (0, 1));
+    }
+    assert!(verify(VerifyLevel::Quick).problems.iter().any(is_needed));
     // What is lost is saved again, and does not lean on what is damaged.
     fs::write(out.join("a.txt"), "hello again").unwrap();
     save(&store(), &out, 2).unwrap();

@@ -54,7 +54,7 @@ impl Answer for Counted {
     fn show(&self, page: &mut Page) {
         page.line(page.paint(Tone::Strong, &plain(&self.store)));
         page.fields(&[
-            ("checkpoints", size(self.raw_bytes)),
+            ("files as saved", size(self.raw_bytes)),
             (
                 "stored",
                 format!(

@@ -145,3 +145,42 @@ fn interrupted() {
     assert_eq!(error["error"]["kind"], "interrupted");
     drop(out);
 }
+
+/// Promise: every hint names a way that works.
+#[test]
+fn hints_that_work() {
+    let world = World::with_run();
+    let err = |line: &str, code: i32| world.run(line).expect(code).err;
+    assert!(err("save out/checkpoint-500 --run llama --step -1", 2).contains("whole number from 0"));
+    assert!(err("save out/checkpoint-500 --run llama --step abc", 2).contains("whole number from 0"));
+    assert!(err("log llama@600", 2).contains("tpde show llama@600"));
+    assert!(err("show 25d6", 3).contains("from 6 digits on"));
+    assert!(err("restore llama x --tensors nope*", 3).contains("tpde ls llama@600 --tensors"));
+    assert!(err("init --store second third", 2).contains("two places"));
+    assert!(!err("save nowhere --run llama --step 1", 3).contains("symbolic link"));
+    world.run("init --store second").expect(0);
+    assert!(err("log --store out", 3).contains("holds other things"));
+
+    let manifest = world.run("show llama --json").json()["manifest"].clone();
+    let id = manifest.as_str().expect("an id");
+    std::fs::remove_file(world.path(&format!("ckpts/manifests/{}/{id}", &id[..2]))).expect("a manifest");
+    for line in [
+        "show llama",
+        "ls llama",
+        "explain llama",
+        "restore llama x",
+        "diff llama@500 llama",
+    ] {
+        assert!(err(line, 4).contains("it is missing"), "{line}");
+    }
+    let verified = world.run("verify --quick").expect(4).out;
+    assert!(
+        verified.contains("needed by llama@600") && verified.contains("1 problem"),
+        "{verified}"
+    );
+
+    std::fs::write(world.path("ckpts/tpde.json"), "{").expect("a file");
+    assert!(err("log", 4).contains("Restore tpde.json from a copy"));
+    std::fs::remove_file(world.path("ckpts/tpde.json")).expect("a file");
+    assert!(err("log", 4).contains("tpde.json is missing"));
+}
