@@ -26,6 +26,7 @@ fn main() -> Result<(), Failure> {
     let start = Instant::now();
     for step in 0..COMMITS {
         let new = commit::NewCommit {
+            metrics: tpde_store::Metrics::default(),
             manifest: ManifestId::of(&step.to_le_bytes()),
             fingerprint: Fingerprint::of(&step.to_le_bytes()),
             step: 10 * step,
@@ -59,10 +60,10 @@ fn main() -> Result<(), Failure> {
     };
     time("the whole log", &|| {
         let log = history::log(&objects, &run)?;
-        if log.len() as u64 == COMMITS {
+        if log.records().len() as u64 == COMMITS {
             Ok(())
         } else {
-            Err(format!("{} commits", log.len()).into())
+            Err(format!("{} commits", log.records().len()).into())
         }
     })?;
     time("the newest checkpoint", &|| {

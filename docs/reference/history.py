@@ -1,8 +1,9 @@
 """Who saved what, and when: sections 6, 7 and 8 of format.md.
 
     tpde.json
-    runs/<run>/<newest slot> ── manifest, and a summary of the commits since ──┐
-    rollups/<run>/…          ── 256 summaries each, linked backwards <─────────┘
+    runs/<run>/<newest slot> ── manifest, and summaries of the records since the last sixteenth ──┐
+    runs/<run>/<a sixteenth> ── summaries of the records since the last rollup <──────────────────┘
+    rollups/<run>/…          ── 256 summaries each, linked backwards
     manifests/ab/…           ── a checkpoint's tensors, blobs and files
 """
 
@@ -18,10 +19,14 @@ from elements import Reader, dtype_of, need
 from packs import BLOB_BYTES, unzstd
 
 MANIFEST_BYTES = 512 << 20
-HISTORY_BYTES = 64 << 10
+DETAILS_BYTES = 4096
+METRICS, RANGES = 32, 192
 MAX_DIMENSIONS = 64
 ROLES = 5
-ROLLUP_COMMITS = 256
+ROLLUP_RECORDS = 256
+STRIDE = 16
+HISTORY_BYTES = ROLLUP_RECORDS * (103 + DETAILS_BYTES)
+COMMIT, FORGET, UNDO = range(3)
 DIRECTORY, OPAQUE, SAFETENSORS = range(3)
 
 
@@ -95,6 +100,9 @@ class Manifest:
         self.parent = reader.take(32) if reader.choice(0, 1) else None
         self.writer = reader.text()
         self.has_archived_weights = bool(reader.choice(0, 1))
+        self.metrics, self.note = read_metrics(reader), reader.text()
+        self.environment = [(reader.text(), reader.text()) for _ in range(reader.count(2))]
+        ascending([name for name, _ in self.environment], reader)
         packs = reader.count(32)
         self.packs = [reader.take(32) for _ in range(packs)]
 
@@ -121,6 +129,10 @@ class Manifest:
         for row in self.blobs:
             need(row.bytes <= BLOB_BYTES, f"§1: a blob of {row.bytes} bytes")
         self.files = [File(reader, self.tensors, self.blobs) for _ in range(reader.count(3))]
+        for _ in range(reader.count(2)):
+            number = reader.varint()
+            need(number % 2 == 1, f"§6: the addition {number} is not known here, and must be")
+            reader.take(reader.varint())
         reader.end()
 
     def fingerprint(self):
@@ -134,6 +146,23 @@ class Manifest:
             if file.kind == SAFETENSORS:
                 total.update(blake3(b"".join(row.id for row in [*file.blobs, *file.tensors])).digest())
         return total.digest()
+
+
+def ascending(names, reader):
+    need(names == sorted(set(names), key=str.encode), f"§6: {reader.what}: names out of order: {names}")
+
+
+def read_metrics(reader):
+    """§6: the bits of numbers by name; the names ascend."""
+    count = reader.varint()
+    need(count <= METRICS, f"§2: {count} metrics")
+    metrics = []
+    for _ in range(count):
+        name, bits = reader.text(), reader.fixed(8)
+        need(1 <= len(name.encode()) <= 64, f"§2: the metric {name!r}")
+        metrics.append((name, bits))
+    ascending([name for name, _ in metrics], reader)
+    return metrics
 
 
 def varint(value):
@@ -163,34 +192,61 @@ class Summary:
     fingerprint_start: bytes
     # step, milliseconds, raw bytes, stored bytes, tensors, new tensors
     numbers: tuple
+    kind: int
+    # metrics, or the ranges of commits that are forgotten or put back
+    details: list
+
+
+def read_details(reader, kind):
+    """§7: what a record says beyond its numbers, behind a length."""
+    data = reader.take(reader.varint())
+    need(len(data) <= DETAILS_BYTES, f"§2: {reader.what}: details of {len(data)} bytes")
+    if kind >= 128 or (kind == COMMIT and not data):
+        return []
+    need(kind in (COMMIT, FORGET, UNDO), f"§7: {reader.what}: the kind {kind} is not known here, and must be")
+    details = Reader(data, reader.what)
+    if kind == COMMIT:
+        found = read_metrics(details)
+    else:
+        found, at, count = [], 0, details.varint()
+        need(count <= RANGES, f"§2: {reader.what}: {count} ranges")
+        for _ in range(count):
+            first = at + details.varint()
+            last = first + details.varint()
+            need(last < 1 << 64, f"§7: {reader.what}: the range {first} to {last}")
+            found.append((first, last))
+            at = last + 2
+    details.end()
+    return found
 
 
 def read_summaries(reader):
-    count = reader.count(47)
+    count = reader.count(48)
     if count == 0:
         return []
     first = reader.varint()
     numbers, summaries = (0,) * 6, []
     for seq in range(first, first + count):
-        reader.choice(0)  # kind: a commit
+        kind = reader.u8()
         manifest, fingerprint_start = reader.take(32), reader.take(8)
         numbers = tuple(before + reader.zigzag() for before in numbers)
         need(min(numbers) >= 0 and max(numbers) < 1 << 64, f"§7: {reader.what}: numbers of commit {seq}: {numbers}")
-        summaries.append(Summary(seq, manifest, fingerprint_start, numbers))
+        details = read_details(reader, kind)
+        summaries.append(Summary(seq, manifest, fingerprint_start, numbers, kind, details))
     return summaries
 
 
 class Slot:
     def __init__(self, data, what):
         reader = unsealed(data, what)
-        reader.choice(0)  # kind: a commit
+        self.kind = reader.u8()
         self.run, self.seq = checked_name(reader.text()), reader.varint()
         self.manifest, self.before = reader.take(32), reader.take(32)
         reader.take(16)  # nonce
         self.fingerprint = reader.take(32)
         self.numbers = tuple(reader.varint() for _ in range(6))
         self.largest_step = reader.varint()
-        self.rollup = reader.varint() if reader.choice(0, 1) else None
+        self.details = read_details(reader, self.kind)
         codec = reader.choice(0, 1)
         plain_bytes, stored_bytes = reader.varint(), reader.varint()
         need(plain_bytes <= HISTORY_BYTES, f"§2: a history of {plain_bytes} bytes")
@@ -202,11 +258,18 @@ class Slot:
         history_reader = Reader(history, f"§7 the history in {what}")
         self.history = read_summaries(history_reader)
         history_reader.end()
+        told = list(range(history_from(self.seq), self.seq))
+        need([s.seq for s in self.history] == told, f"§7: {what} does not tell of the records {told}")
         need(self.seq > 0 or self.before == bytes(32), f"§7: {what} is the first and tells of a slot before it")
         need(self.numbers[0] <= self.largest_step, f"§7: {what}: the largest step is below its own")
 
     def summary(self):
-        return Summary(self.seq, self.manifest, self.fingerprint[:8], self.numbers)
+        return Summary(self.seq, self.manifest, self.fingerprint[:8], self.numbers, self.kind, self.details)
+
+
+def history_from(seq):
+    """§7: the first record in the history of slot `seq`."""
+    return seq - seq % (STRIDE if seq % STRIDE else ROLLUP_RECORDS)
 
 
 def checked_name(name):
@@ -238,25 +301,39 @@ class Store:
         return sorted(checked_name(path.name) for path in (self.folder / "runs").glob("*") if path.is_dir())
 
     def commits(self, run):
-        """The summaries of all commits of a run, from its newest slot and the rollups. Slots that are there are checked."""
+        """The summaries of the commits that stand: of the records that name a commit, the newest decides."""
+        records = self.records(run)
+        verdicts = {}
+        for record in reversed(records):
+            if record.kind in (FORGET, UNDO):
+                for first, last in record.details:
+                    for seq in range(first, min(last, record.seq - 1) + 1):
+                        verdicts.setdefault(seq, record.kind)
+        return [r for r in records if r.kind == COMMIT and verdicts.get(r.seq) != FORGET]
+
+    def records(self, run):
+        """The summaries of all records of a run, from its newest slots and the rollups. Slots that are there are checked."""
         slots = newest_first(self.folder / "runs" / checked_name(run))
-        need(slots, f"run {run} has no commit")
+        need(slots, f"run {run} has no record")
         newest = self._slot(run, *slots[0])
-        commits = [*newest.history, newest.summary()]
-        rollup = newest.rollup
+        records = [*newest.history, newest.summary()]
+        sixteenth = records[0].seq
+        if sixteenth % ROLLUP_RECORDS:
+            records = self._slot(run, sixteenth, dict(slots)[sixteenth]).history + records
+        rollup = records[0].seq - 1 if records[0].seq else None
         while rollup is not None:
             older, rollup = self._rollup(run, rollup)
-            commits = older + commits
-        need([c.seq for c in commits] == list(range(newest.seq + 1)), f"§7: the history of {run} has gaps")
-        need(newest.largest_step == max(c.numbers[0] for c in commits), f"§7: the largest step of {run} is wrong")
+            records = older + records
+        need([r.seq for r in records] == list(range(newest.seq + 1)), f"§7: the history of {run} has gaps")
+        need(newest.largest_step == max(r.numbers[0] for r in records), f"§7: the largest step of {run} is wrong")
         after = None
         for seq, path in slots:
             slot = self._slot(run, seq, path)
-            need(slot.summary() == commits[seq], f"§7: slot {seq} of {run} is not what later slots say")
+            need(slot.summary() == records[seq], f"§7: slot {seq} of {run} is not what later slots say")
             if after and after.seq == seq + 1:
                 need(after.before == blake3(path.read_bytes()).digest(), f"§7: slot {seq} of {run} is not the one {seq + 1} saw")
             after = slot
-        return commits
+        return records
 
     def _slot(self, run, seq, path):
         slot = Slot(path.read_bytes(), f"slot {seq} of {run}")
@@ -270,8 +347,8 @@ class Store:
         before = reader.varint() if reader.choice(0, 1) else None
         summaries = read_summaries(reader)
         reader.end()
-        need(len(summaries) == ROLLUP_COMMITS, f"§7: a rollup of {len(summaries)} commits")
-        need(summaries[-1].seq == last, f"§7: rollup {last} of {run} ends with commit {summaries[-1].seq}")
+        need(len(summaries) == ROLLUP_RECORDS, f"§7: a rollup of {len(summaries)} records")
+        need(summaries[-1].seq == last, f"§7: rollup {last} of {run} ends with record {summaries[-1].seq}")
         need(before is None or before < last, f"§7: rollup {last} of {run} is linked to {before}")
         return summaries, before
 

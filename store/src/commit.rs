@@ -13,16 +13,18 @@
 
 use bytes::Bytes;
 
+use crate::action::Action;
 use crate::claim::{Claim, claim};
 use crate::error::{Result, StoreError};
 use crate::history;
 use crate::ids::{Fingerprint, ManifestId, Nonce};
 use crate::keys::Key;
+use crate::metrics::Metrics;
 use crate::names::RunName;
 use crate::objects::Objects;
 use crate::rollup::{ROLLUP_EVERY, Rollup};
-use crate::slot::{NO_SLOT, Slot, StoredSlot};
-use crate::summary::{SlotAction, Summary, Totals, short};
+use crate::slot::{NO_SLOT, Slot, StoredSlot, history_from};
+use crate::summary::{Summary, Totals, short};
 
 /// What a commit adds to a run.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct NewCommit {
     pub created_unix_ms: u64,
     /// Its sizes, for the log.
     pub totals: Totals,
+    /// What the trainer knows about it.
+    pub metrics: Metrics,
 }
 
 /// What the run must look like for a commit to be wanted.
@@ -95,17 +99,8 @@ pub enum Outcome {
 /// that is not larger than all before costs the rollups too, if the last 256 commits do not have it.
 pub fn commit(objects: &Objects, run: &RunName, new: &NewCommit, options: &CommitOptions) -> Result<Outcome> {
     let mut newest = history::newest(objects, run)?;
-    let mut in_rollups = RollupSearch::default();
     loop {
-        if let Some(seq) = stands(
-            objects,
-            run,
-            newest.as_ref(),
-            &mut in_rollups,
-            new.step,
-            &new.fingerprint,
-            options,
-        )? {
+        if let Some(seq) = stands(objects, run, newest.as_ref(), new.step, &new.fingerprint, options)? {
             return Ok(Outcome::AlreadyThere { seq });
         }
         let slot = next_slot(objects, run, newest.as_ref(), new)?;
@@ -140,28 +135,19 @@ pub fn precheck(
     fingerprint: &Fingerprint,
     options: &CommitOptions,
 ) -> Result<Option<u64>> {
-    stands(
-        objects,
-        run,
-        newest,
-        &mut RollupSearch::default(),
-        step,
-        fingerprint,
-        options,
-    )
+    stands(objects, run, newest, step, fingerprint, options)
 }
 
 fn stands(
     objects: &Objects,
     run: &RunName,
     newest: Option<&StoredSlot>,
-    in_rollups: &mut RollupSearch,
     step: u64,
     fingerprint: &Fingerprint,
     options: &CommitOptions,
 ) -> Result<Option<u64>> {
     if let Some(newest) = newest
-        && let Some(found) = in_rollups.latest_of_step(objects, newest, step)?
+        && let Some(found) = history::latest_of_step(objects, newest, step)?
     {
         if same_content(objects, newest, &found, fingerprint)? {
             return Ok(Some(found.seq));
@@ -177,40 +163,8 @@ fn stands(
             ));
         }
     }
-    check_parent(run, newest, options.expect_parent)?;
+    check_parent(objects, run, newest, options.expect_parent)?;
     Ok(None)
-}
-
-/// Remembers what the rollups said, for they do not change while slots are fought over.
-#[derive(Default)]
-struct RollupSearch {
-    /// The newest rollup that was searched, and the commit found.
-    searched: Option<(Option<u64>, Option<Summary>)>,
-}
-
-impl RollupSearch {
-    fn latest_of_step(
-        &mut self,
-        objects: &Objects,
-        newest: &StoredSlot,
-        step: u64,
-    ) -> Result<Option<Summary>> {
-        if let Some(found) = history::recent_step(newest, step) {
-            return Ok(Some(found));
-        }
-        if step > newest.slot.max_step {
-            return Ok(None);
-        }
-        let rollup = newest.slot.rollup;
-        if let Some((searched, found)) = &self.searched
-            && *searched == rollup
-        {
-            return Ok(found.clone());
-        }
-        let found = history::step_in_rollups(objects, &newest.slot.run, rollup, step)?;
-        self.searched = Some((rollup, found.clone()));
-        Ok(found)
-    }
 }
 
 /// Whether commit `found` restores to what `fingerprint` stands for: by its slot, not by the summary's few bytes.
@@ -237,13 +191,22 @@ fn same_content(
     }
 }
 
-fn check_parent(run: &RunName, newest: Option<&StoredSlot>, expected: ExpectParent) -> Result<()> {
-    let found = newest.map(|n| n.slot.manifest);
+fn check_parent(
+    objects: &Objects,
+    run: &RunName,
+    newest: Option<&StoredSlot>,
+    expected: ExpectParent,
+) -> Result<()> {
     let expected = match expected {
         ExpectParent::Any => return Ok(()),
         ExpectParent::NoCommits => None,
         ExpectParent::Newest(manifest) => Some(manifest),
     };
+    let newest = newest
+        .map(|n| history::newest_commit(objects, n))
+        .transpose()?
+        .flatten();
+    let found = newest.map(|commit| commit.manifest);
     if found == expected {
         return Ok(());
     }
@@ -258,12 +221,12 @@ fn check_parent(run: &RunName, newest: Option<&StoredSlot>, expected: ExpectPare
     ))
 }
 
-/// The slot that would follow `newest`; writes the rollup that it refers to.
+/// The slot that would follow `newest`; writes the rollup that it stands on.
 fn next_slot(objects: &Objects, run: &RunName, newest: Option<&StoredSlot>, new: &NewCommit) -> Result<Slot> {
     let mut slot = Slot {
         run: run.clone(),
         seq: 0,
-        action: SlotAction::Commit,
+        action: Action::Commit(new.metrics.clone()),
         manifest: new.manifest,
         previous: NO_SLOT,
         nonce: new.nonce,
@@ -272,27 +235,39 @@ fn next_slot(objects: &Objects, run: &RunName, newest: Option<&StoredSlot>, new:
         created_unix_ms: new.created_unix_ms,
         totals: new.totals,
         max_step: new.step,
-        rollup: None,
         history: Vec::new(),
     };
-    let Some(before) = newest else {
-        return Ok(slot);
-    };
-    slot.seq = before
-        .slot
-        .seq
-        .checked_add(1)
-        .ok_or_else(|| StoreError::corrupt(format!("run {run}"), "its sequence numbers are used up"))?;
-    slot.previous = before.hash;
-    slot.max_step = new.step.max(before.slot.max_step);
-    slot.rollup = before.slot.rollup;
-    slot.history = before.recent();
-    if slot.history.len() >= ROLLUP_EVERY {
-        let rollup = Rollup::new(run.clone(), std::mem::take(&mut slot.history));
-        rollup.write(objects)?;
-        slot.rollup = Some(rollup.last_seq());
+    if let Some(before) = newest {
+        follow(objects, &mut slot, before)?;
     }
     Ok(slot)
+}
+
+/// Makes `slot` the one after `before`.
+fn follow(objects: &Objects, slot: &mut Slot, before: &StoredSlot) -> Result<()> {
+    slot.seq = before.slot.seq.checked_add(1).ok_or_else(|| {
+        StoreError::corrupt(format!("run {}", slot.run), "its sequence numbers are used up")
+    })?;
+    slot.previous = before.hash;
+    slot.max_step = slot.max_step.max(before.slot.max_step);
+    slot.history = before.records();
+    let from = history_from(slot.seq);
+    let told_from = history_from(before.slot.seq);
+    if from == slot.seq || from < told_from {
+        // A sixteenth slot: everything since the rollup, of which the last sixteenth slot tells the beginning.
+        let earlier = if told_from.is_multiple_of(ROLLUP_EVERY as u64) {
+            Vec::new()
+        } else {
+            StoredSlot::referred(objects, &slot.run, told_from)?.slot.history
+        };
+        slot.history.splice(..0, earlier);
+    } else {
+        slot.history.retain(|record| record.seq >= from);
+    }
+    if from == slot.seq {
+        Rollup::new(slot.run.clone(), std::mem::take(&mut slot.history)).write(objects)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,8 +15,11 @@ use crate::probe;
 /// The store format that this build reads and writes.
 pub const STORE_FORMAT: u64 = 1;
 
-/// Features that this build understands: none yet.
+/// Features that this build can read: none yet.
 const KNOWN_FEATURES: &[&str] = &[];
+
+/// Features that this build can write beside: none yet.
+const KNOWN_WRITE_FEATURES: &[&str] = &[];
 
 /// Longest `tpde.json`, in bytes.
 const MAX_CONFIG_LEN: u64 = 64 << 10;
@@ -33,8 +36,10 @@ pub struct Config {
     pub store_id: StoreId,
     /// When it was made, in milliseconds since 1970.
     pub created_unix_ms: u64,
-    /// What a writer must understand.
+    /// What a reader must understand.
     pub features: Vec<String>,
+    /// What a writer must understand, too.
+    pub write_features: Vec<String>,
 }
 
 /// What may be done with a store.
@@ -72,6 +77,8 @@ struct Json {
     store_id: String,
     created_unix_ms: u64,
     features: Vec<String>,
+    #[serde(default)]
+    write_features: Vec<String>,
 }
 
 /// Only what every format has, to tell a newer store from a broken one.
@@ -91,6 +98,7 @@ impl Config {
             store_id: self.store_id.to_string(),
             created_unix_ms: self.created_unix_ms,
             features: self.features.clone(),
+            write_features: self.write_features.clone(),
         };
         let mut text =
             serde_json::to_vec_pretty(&json).map_err(|e| StoreError::corrupt(NAME, e.to_string()))?;
@@ -101,7 +109,7 @@ impl Config {
     /// Reads the stored bytes.
     ///
     /// # Errors
-    /// * `Newer`: the store has another format.
+    /// * `Newer`: the store has another format, or features that this build cannot read.
     /// * `Corrupt`: it is not what `tpde init` writes.
     fn decode(bytes: &[u8]) -> Result<Self> {
         let broken = |e: serde_json::Error| StoreError::corrupt(NAME, e.to_string());
@@ -113,6 +121,13 @@ impl Config {
             });
         }
         let json: Json = serde_json::from_slice(bytes).map_err(broken)?;
+        let unknown = unknown(&json.features, KNOWN_FEATURES);
+        if !unknown.is_empty() {
+            return Err(StoreError::Newer {
+                what: "this store".to_owned(),
+                detail: format!("it uses {}", unknown.join(", ")),
+            });
+        }
         let store_id = StoreId::from_hex(&json.store_id).ok_or_else(|| {
             StoreError::corrupt(NAME, format!("store id {:?} is not 32 hex digits", json.store_id))
         })?;
@@ -121,19 +136,25 @@ impl Config {
             store_id,
             created_unix_ms: json.created_unix_ms,
             features: json.features,
+            write_features: json.write_features,
         })
     }
 
     /// What this build may do with the store.
     pub fn access(&self) -> Access {
-        let known = |f: &&String| !KNOWN_FEATURES.contains(&f.as_str());
-        let unknown_features: Vec<String> = self.features.iter().filter(known).cloned().collect();
+        let unknown_features = unknown(&self.write_features, KNOWN_WRITE_FEATURES);
         if unknown_features.is_empty() {
             Access::ReadWrite
         } else {
             Access::ReadOnly { unknown_features }
         }
     }
+}
+
+/// Those of `features` that are not `known`.
+fn unknown(features: &[String], known: &[&str]) -> Vec<String> {
+    let unknown = features.iter().filter(|f| !known.contains(&f.as_str()));
+    unknown.cloned().collect()
 }
 
 /// Makes a store of an empty place: probes what the backend can do, then creates `tpde.json`.
@@ -171,6 +192,7 @@ pub fn init(objects: &Objects) -> Result<Config> {
         store_id: StoreId::random()?,
         created_unix_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         features: Vec::new(),
+        write_features: Vec::new(),
     };
     let record = config.encode()?;
     let hint = format!("Run `tpde init {at}` again: it says whether the store is there");
@@ -249,7 +271,8 @@ mod tests {
         init(&objects).unwrap();
     }
 
-    /// Promise: newer stores are refused, unknown features forbid writing only, damage is told as damage.
+    /// Promise: newer stores and those with unknown features are refused, unknown features of writers forbid writing only, damage
+    /// is told as damage.
     #[test]
     fn newer_and_damaged() {
         let with = |text: &str| {
@@ -265,11 +288,15 @@ mod tests {
             assert!(matches!(other, StoreError::Newer { .. }), "{other}");
         }
         let (_, access) = with(&format!(
-            r#"{{"format":1,"store_id":"{id}","created_unix_ms":1,"features":["glow"],"later":1}}"#
+            r#"{{"format":1,"store_id":"{id}","created_unix_ms":1,"features":[],"write_features":["glow"],"later":1}}"#
         ))
         .unwrap();
         let error = access.require_write().unwrap_err();
         assert!(error.to_string().contains("glow"), "{error}");
+        let encrypted =
+            format!(r#"{{"format":1,"store_id":"{id}","created_unix_ms":1,"features":["encryption"]}}"#);
+        let error = with(&encrypted).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { .. }), "{error}");
         for broken in [
             "",
             "{}",

@@ -1,10 +1,14 @@
-//! What a run holds: its newest slot, and behind it the rollups.
+//! What a run holds: its newest slot, and behind it the slots and rollups that tell of what came before.
 //!
 //! ```text
-//! newest slot ─ history ─┐                    seq 0 … 255      256 … 511     512 … newest
-//!      └─ rollup 511 ─ previous ─ rollup 255  └ rollup 255 ┘  └ rollup 511 ┘  └ in the slot ┘
+//! seq 0 … 255      256 … 511      512 … 527 … 543    544 … newest
+//! └ rollup 255 ┘  └ rollup 511 ┘  └ in slot 544 ┘    └ in the newest slot ┘
 //! ```
-//! The log of 10 000 commits takes about forty reads. A missing link is an error, never a shorter log.
+//! The log of 10 000 commits takes about forty reads. A missing link is an error, never a shorter log. What a later record
+//! forgets is no longer found by its step or by counting back.
+
+mod backward;
+mod log;
 
 use crate::error::{Result, StoreError};
 use crate::ids::SlotHash;
@@ -12,13 +16,16 @@ use crate::keys::{Key, Prefix};
 use crate::names::RunName;
 use crate::objects::Objects;
 use crate::rollup::{ROLLUP_EVERY, Rollup};
-use crate::slot::{NO_SLOT, StoredSlot};
+use crate::slot::{NO_SLOT, StoredSlot, history_from, rollup_below};
 use crate::summary::Summary;
+
+pub use backward::Backward;
+pub use log::Log;
 
 /// Steps named on each side of one that does not exist.
 const NEAR_STEPS: usize = 3;
 
-/// The newest slot of `run`, or `None` if it has no commits. One listing page and one read.
+/// The newest slot of `run`, or `None` if it has no records. One listing page and one read.
 ///
 /// # Errors
 /// `Corrupt`, `Newer`, `Backend`: as for every read.
@@ -46,7 +53,17 @@ pub fn newest_of(objects: &Objects, run: &RunName) -> Result<StoredSlot> {
     Err(StoreError::not_found(format!("run {run}"), hint))
 }
 
-/// The names of all runs with a commit, ascending.
+/// The newest commit that stands in the run whose newest slot is `newest`; `None` if all are forgotten.
+///
+/// Reads nothing while one of the last few records is such a commit.
+///
+/// # Errors
+/// `Corrupt`, `Newer`, `Backend`: as for every read.
+pub fn newest_commit(objects: &Objects, newest: &StoredSlot) -> Result<Option<Summary>> {
+    Backward::new(objects, newest).find(|_| true)
+}
+
+/// The names of all runs with a record, ascending.
 ///
 /// # Errors
 /// `Backend`: the disk or server failed; run the command again.
@@ -65,14 +82,14 @@ pub fn runs(objects: &Objects) -> Result<Vec<RunName>> {
     Ok(runs)
 }
 
-/// All commits of `run`, oldest first, without gaps.
+/// Everything that happened in `run`.
 ///
-/// Two listing pages, one read, and one read per [`ROLLUP_EVERY`] commits.
+/// Two listing pages, at most two reads, and one read per [`ROLLUP_EVERY`] records.
 ///
 /// # Errors
 /// * `NotFound`: there is no such run; the message names those there are.
 /// * `Corrupt`: a slot or rollup is missing or damaged.
-pub fn log(objects: &Objects, run: &RunName) -> Result<Vec<Summary>> {
+pub fn log(objects: &Objects, run: &RunName) -> Result<Log> {
     let latest = objects.list_newest(&Prefix::Rollups(run.clone()), 1)?;
     let rolled = latest.first().and_then(|key| match key {
         Key::Rollup(_, last) => Some(*last),
@@ -87,32 +104,30 @@ pub fn log(objects: &Objects, run: &RunName) -> Result<Vec<Summary>> {
     let Some(newest) = newest.filter(|_| rolled <= last) else {
         return Err(StoreError::corrupt(
             format!("run {run}"),
-            format!("a rollup reaches to commit {rolled:?}, the newest slot is {last:?}"),
+            format!("a rollup reaches to record {rolled:?}, the newest slot is {last:?}"),
         ));
     };
-    let mut parts = vec![newest.recent()];
-    let mut next = newest.slot.rollup;
-    while let Some(last) = next {
-        let rollup = Rollup::read(objects, run, last)?;
-        next = rollup.previous;
-        parts.push(rollup.summaries);
+    let mut blocks = Vec::new();
+    let mut backward = Backward::new(objects, &newest);
+    while let Some(block) = backward.block()? {
+        blocks.push(block);
     }
-    parts.reverse();
-    let log = parts.concat();
-    if let Some((place, found)) = (0u64..).zip(&log).find(|(place, s)| *place != s.seq) {
+    blocks.reverse();
+    let records = blocks.concat();
+    if let Some((place, found)) = (0u64..).zip(&records).find(|(place, s)| *place != s.seq) {
         return Err(StoreError::corrupt(
             format!("run {run}"),
-            format!("commit {} stands in the place of commit {place}", found.seq),
+            format!("record {} stands in the place of record {place}", found.seq),
         ));
     }
-    Ok(log)
+    Ok(Log::new(records))
 }
 
-/// Commit `seq` of the run whose newest slot is `newest`: at most one read.
+/// Record `seq` of the run whose newest slot is `newest`, forgotten or not: at most one read.
 ///
 /// # Errors
 /// `NotFound` if the run is shorter; `Corrupt`, `Newer`, `Backend` as for every read.
-pub fn commit_at(objects: &Objects, newest: &StoredSlot, seq: u64) -> Result<Summary> {
+pub fn record_at(objects: &Objects, newest: &StoredSlot, seq: u64) -> Result<Summary> {
     let slot = &newest.slot;
     if seq > slot.seq {
         return Err(StoreError::not_found(
@@ -120,103 +135,106 @@ pub fn commit_at(objects: &Objects, newest: &StoredSlot, seq: u64) -> Result<Sum
             format!("The newest is {}; see `tpde log {}`", slot.seq, slot.run),
         ));
     }
-    let place = |list: &[Summary]| {
-        let first = list.first()?.seq;
-        let place = usize::try_from(seq.checked_sub(first)?).ok()?;
-        list.get(place).cloned()
-    };
-    if let Some(found) = place(&newest.recent()) {
-        return Ok(found);
+    let mut list = records_around(objects, newest, seq)?;
+    let place = list
+        .first()
+        .and_then(|first| usize::try_from(seq.checked_sub(first.seq)?).ok());
+    match place.filter(|&place| place < list.len()) {
+        Some(place) => Ok(list.swap_remove(place)),
+        None => Err(StoreError::corrupt(
+            format!("run {}", slot.run),
+            format!("record {seq} is missing"),
+        )),
     }
-    let every = ROLLUP_EVERY as u64;
-    let last = seq - seq % every + (every - 1);
-    let rollup = Rollup::read(objects, &slot.run, last)?;
-    place(&rollup.summaries).ok_or_else(|| {
-        StoreError::corrupt(
-            Key::Rollup(slot.run.clone(), last).to_string(),
-            format!("commit {seq} is not in it"),
-        )
-    })
 }
 
-/// The newest commit of `step` in the rollups up to `rollup`, which are read one by one, newest first.
-pub(crate) fn step_in_rollups(
+/// The records that are told together with record `seq`: at most one read.
+fn records_around(objects: &Objects, newest: &StoredSlot, seq: u64) -> Result<Vec<Summary>> {
+    let slot = &newest.slot;
+    let from = history_from(slot.seq);
+    if seq >= from {
+        Ok(newest.records())
+    } else if Some(seq) > rollup_below(slot.seq) {
+        Ok(StoredSlot::referred(objects, &slot.run, from)?.slot.history)
+    } else {
+        let every = ROLLUP_EVERY as u64;
+        Ok(Rollup::read(objects, &slot.run, seq - seq % every + (every - 1))?.summaries)
+    }
+}
+
+/// The newest commit at or before record `seq` of the run whose newest slot is `newest`, forgotten or not, if there is one within
+/// the same few records: one read.
+///
+/// # Errors
+/// As [`record_at`].
+pub(crate) fn commit_at_or_before(
     objects: &Objects,
-    run: &RunName,
-    rollup: Option<u64>,
-    step: u64,
+    newest: &StoredSlot,
+    seq: u64,
 ) -> Result<Option<Summary>> {
-    let mut next = rollup;
-    while let Some(last) = next {
-        let rollup = Rollup::read(objects, run, last)?;
-        if let Some(found) = rollup.summaries.iter().rev().find(|s| s.step == step) {
-            return Ok(Some(found.clone()));
-        }
-        next = rollup.previous;
-    }
-    Ok(None)
+    let list = records_around(objects, newest, seq)?;
+    let mut before = list.into_iter().rev().skip_while(|record| record.seq > seq);
+    Ok(before.find(|record| record.action.is_commit()))
 }
 
-/// The newest commit of `step` among those that the rollups do not cover.
-pub(crate) fn recent_step(newest: &StoredSlot, step: u64) -> Option<Summary> {
-    if newest.slot.step == step {
-        return Some(newest.slot.summary());
-    }
-    newest.slot.history.iter().rev().find(|s| s.step == step).cloned()
-}
-
-/// The newest commit of `step` in the run whose newest slot is `newest`, or `None`.
+/// The newest commit of `step` that stands in the run whose newest slot is `newest`, or `None`.
 ///
 /// Reads nothing when the step is recent, or larger than every step of the run.
 ///
 /// # Errors
 /// `Corrupt`, `Newer`, `Backend`: as for every read.
 pub fn latest_of_step(objects: &Objects, newest: &StoredSlot, step: u64) -> Result<Option<Summary>> {
-    if let Some(found) = recent_step(newest, step) {
-        return Ok(Some(found));
-    }
     if step > newest.slot.max_step {
         return Ok(None);
     }
-    step_in_rollups(objects, &newest.slot.run, newest.slot.rollup, step)
+    Backward::new(objects, newest).find(|commit| commit.step == step)
 }
 
-/// The newest commit of `step` in `run`.
+/// The newest commit of `step` that stands in `run`.
 ///
 /// # Errors
-/// * `NotFound`: no such run, or no such step; the message names steps near it.
+/// * `NotFound`: no such run, or no such step; the message names steps near it, or says that it is forgotten.
 /// * `Corrupt`, `Newer`, `Backend`: as for every read.
 pub fn find_step(objects: &Objects, run: &RunName, step: u64) -> Result<Summary> {
     let newest = newest_of(objects, run)?;
     if let Some(found) = latest_of_step(objects, &newest, step)? {
         return Ok(found);
     }
-    let mut steps: Vec<u64> = log(objects, run)?.iter().map(|s| s.step).collect();
+    let log = log(objects, run)?;
+    let what = format!("step {step} of run {run}");
+    if log.forgotten().any(|commit| commit.step == step) {
+        let hint = format!(
+            "It is forgotten: `tpde log {run} --all` shows by which record, `tpde undo {run}` takes that back"
+        );
+        return Err(StoreError::not_found(what, hint));
+    }
+    let mut steps: Vec<u64> = log.commits().map(|s| s.step).collect();
     steps.sort_unstable();
     steps.dedup();
+    if steps.is_empty() {
+        let hint = format!("All of its checkpoints are forgotten; see `tpde log {run} --all`");
+        return Err(StoreError::not_found(what, hint));
+    }
     let at = steps.partition_point(|s| *s < step);
     let near = &steps[at.saturating_sub(NEAR_STEPS)..(at + NEAR_STEPS).min(steps.len())];
     let near: Vec<String> = near.iter().map(u64::to_string).collect();
     Err(StoreError::not_found(
-        format!("step {step} of run {run}"),
+        what,
         format!("Near it are the steps {}; see `tpde log {run}`", near.join(", ")),
     ))
 }
 
 /// Reads every slot of `run` and checks that each names the hash of the one before and tells the same history as
-/// the log. Returns the number of commits.
+/// the log. Returns the number of records.
 ///
 /// # Errors
 /// `Corrupt`: a slot is missing, damaged or replaced; otherwise as [`log`].
 pub fn check_chain(objects: &Objects, run: &RunName) -> Result<u64> {
     let log = log(objects, run)?;
     let mut before: SlotHash = NO_SLOT;
-    for expected in &log {
+    for expected in log.records() {
         let key = || Key::Slot(run.clone(), expected.seq).to_string();
-        let stored = StoredSlot::read(objects, run, expected.seq).map_err(|error| match error {
-            StoreError::NotFound { .. } => StoreError::corrupt(key(), "it is missing"),
-            other => other,
-        })?;
+        let stored = StoredSlot::referred(objects, run, expected.seq)?;
         if stored.slot.previous != before {
             return Err(StoreError::corrupt(
                 key(),
@@ -228,7 +246,7 @@ pub fn check_chain(objects: &Objects, run: &RunName) -> Result<u64> {
         }
         before = stored.hash;
     }
-    Ok(log.len() as u64)
+    Ok(log.records().len() as u64)
 }
 
 /// A readable list of at most ten names.

@@ -11,7 +11,7 @@
 //! tags        names for checkpoints
 //! history     newest slot + rollups → the log of a run
 //! commit      one create-only slot per checkpoint, exactly once
-//! slot, rollup, summary                  what a run's records say
+//! slot, rollup, summary, action, seqs, metrics     what a run's records say
 //! config, probe                          what makes a place a store, and whether it can be one
 //! index       which pack holds which content: a cache that may be thrown away
 //! objects     get, create, list over any backend
@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod action;
 mod catalog;
 mod claim;
 pub mod commit;
@@ -51,6 +52,7 @@ pub mod ids;
 pub mod index;
 pub mod keys;
 pub mod manifest;
+pub mod metrics;
 pub mod names;
 pub mod objects;
 pub mod pack;
@@ -62,6 +64,7 @@ pub mod roles;
 pub mod rollup;
 pub mod save;
 mod seal;
+pub mod seqs;
 pub mod slot;
 pub mod stats;
 mod store;
@@ -70,6 +73,7 @@ pub mod tags;
 pub mod verify;
 mod window;
 
+pub use action::Action;
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
@@ -78,6 +82,7 @@ pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
+pub use metrics::{Metric, Metrics};
 pub use names::{RunName, TagName};
 pub use objects::Objects;
 pub use progress::{Progress, Silent, Stage};
@@ -85,6 +90,7 @@ pub use reference::Resolved;
 pub use restore::{RestoreReport, RestoreRequest};
 pub use roles::Role;
 pub use save::{SaveReport, SaveRequest};
+pub use seqs::SeqSet;
 pub use stats::{RunStats, Stats};
 pub use store::Store;
 pub use summary::{Summary, Totals};

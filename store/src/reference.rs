@@ -137,22 +137,34 @@ pub fn resolve(objects: &Objects, text: &str) -> Result<Resolved> {
 
 fn in_run(objects: &Objects, run: &RunName, at: At, back: u64) -> Result<Resolved> {
     let newest = history::newest_of(objects, run)?;
-    let mut found = match at {
-        At::Latest => newest.slot.summary(),
-        At::Step(step) => match history::latest_of_step(objects, &newest, step)? {
-            Some(found) => found,
-            // For the message, with what is near.
-            None => history::find_step(objects, run, step)?,
-        },
+    let found = match at {
+        At::Latest => history::newest_commit(objects, &newest)?,
+        At::Step(step) => history::latest_of_step(objects, &newest, step)?,
+    };
+    let mut found = match (found, at) {
+        (Some(found), _) => found,
+        // For the message, with what is near.
+        (None, At::Step(step)) => history::find_step(objects, run, step)?,
+        (None, At::Latest) => {
+            let hint = format!(
+                "All are forgotten: `tpde log {run} --all` shows them, `tpde undo {run}` takes that back"
+            );
+            return Err(StoreError::not_found(format!("a checkpoint of run {run}"), hint));
+        }
     };
     if back > 0 {
-        let Some(seq) = found.seq.checked_sub(back) else {
-            return Err(StoreError::not_found(
+        let mut before = 0;
+        let mut backward = history::Backward::new(objects, &newest);
+        let earlier = backward.find(|commit| {
+            before += u64::from(commit.seq < found.seq);
+            before == back
+        })?;
+        found = earlier.ok_or_else(|| {
+            StoreError::not_found(
                 format!("the commit {back} before step {} of run {run}", found.step),
-                format!("Only {} are before it; see `tpde log {run}`", found.seq),
-            ));
-        };
-        found = history::commit_at(objects, &newest, seq)?;
+                format!("Only {before} are before it; see `tpde log {run}`"),
+            )
+        })?;
     }
     Ok(Resolved {
         manifest: found.manifest,
@@ -222,7 +234,7 @@ fn by_prefix(objects: &Objects, prefix: &str) -> Result<Option<Resolved>> {
     }
     let mut place = None;
     for run in history::runs(objects)? {
-        for commit in history::log(objects, &run)? {
+        for commit in history::log(objects, &run)?.commits() {
             if commit.manifest.to_hex().starts_with(prefix) {
                 found.insert(commit.manifest);
                 place = Some(Place {

@@ -1,19 +1,23 @@
 //! The slot: the create-only record that commits a checkpoint to a run.
 //!
 //! ```text
-//! u8 format (0) · u8 kind · text run · varint seq · 32 manifest · 32 hash of slot seq − 1 (zeros for seq 0)
+//! u8 format · u8 kind · text run · varint seq · 32 manifest · 32 hash of slot seq − 1 (zeros for seq 0)
 //! 16 nonce · 32 fingerprint · varints: step, time, raw bytes, stored bytes, tensors, new tensors, max step
-//! u8 has rollup · [varint last commit of the newest rollup]
+//! varint bytes of what the kind has to say · that
 //! u8 history codec (0 plain, 1 zstd) · varint plain length · varint length · list of summaries · 32 seal
 //! ```
-//! The history names every commit after the newest rollup and before this one, so one read of the newest slot
-//! says all that happened lately.
+//! The history reaches back to the last sixteenth slot, and from a sixteenth slot back to the last rollup: so one read says what
+//! happened lately, two say all since the rollup, and a slot carries 15 summaries on average and not 128.
+//! ```text
+//! rollup ◄──────── history of slot 272 ──────── 272 ◄─ history of 280 ─ 280
+//! ```
 
 use bytes::Bytes;
 use tpde_core::CodecError;
 use tpde_core::ID_LEN;
 use tpde_core::wire::{Reader, Writer};
 
+use crate::action::Action;
 use crate::error::{Result, StoreError};
 use crate::ids::{Fingerprint, ManifestId, Nonce, SlotHash};
 use crate::keys::Key;
@@ -21,13 +25,13 @@ use crate::names::RunName;
 use crate::objects::Objects;
 use crate::rollup::ROLLUP_EVERY;
 use crate::seal::{seal, unseal};
-use crate::summary::{SlotAction, Summary, Totals, read_list, short, write_list};
+use crate::summary::{MAX_SUMMARY_LEN, Summary, Totals, read_list, short, write_list};
 
 /// The newest slot format that this build reads and writes.
 const FORMAT: u8 = 1;
 
 /// Most bytes of a history once it is decompressed.
-const MAX_HISTORY_LEN: usize = 64 << 10;
+const MAX_HISTORY_LEN: usize = ROLLUP_EVERY * MAX_SUMMARY_LEN;
 
 /// zstd level of the history: small input, written once a commit.
 const HISTORY_LEVEL: i32 = 3;
@@ -43,7 +47,7 @@ pub struct Slot {
     /// Its place in the run, from 0, without gaps.
     pub seq: u64,
     /// What it does.
-    pub action: SlotAction,
+    pub action: Action,
     /// The checkpoint.
     pub manifest: ManifestId,
     /// Hash of the stored bytes of slot `seq - 1`; zeros for the first.
@@ -60,9 +64,7 @@ pub struct Slot {
     pub totals: Totals,
     /// The largest step of the run up to and with this commit.
     pub max_step: u64,
-    /// Last commit that the newest rollup covers.
-    pub rollup: Option<u64>,
-    /// The commits after that rollup and before this one, oldest first.
+    /// The records from [`history_from`] up to this one, oldest first.
     pub history: Vec<Summary>,
 }
 
@@ -73,6 +75,25 @@ pub struct StoredSlot {
     pub slot: Slot,
     /// The hash by which the next slot refers to it.
     pub hash: SlotHash,
+}
+
+/// Slots between two that carry all records since the newest rollup.
+pub const STRIDE: u64 = 16;
+
+/// First record in the history of slot `seq`; `seq` itself for a slot that carries none.
+pub const fn history_from(seq: u64) -> u64 {
+    let stride = if seq.is_multiple_of(STRIDE) {
+        ROLLUP_EVERY as u64
+    } else {
+        STRIDE
+    };
+    seq - seq % stride
+}
+
+/// Last record of the newest rollup that slot `seq` stands on.
+pub const fn rollup_below(seq: u64) -> Option<u64> {
+    let every = ROLLUP_EVERY as u64;
+    (seq - seq % every).checked_sub(1)
 }
 
 /// What stands where the first slot's predecessor would be named.
@@ -88,7 +109,7 @@ impl Slot {
             manifest: self.manifest,
             fingerprint: short(&self.fingerprint),
             totals: self.totals,
-            action: self.action,
+            action: self.action.clone(),
         }
     }
 
@@ -110,10 +131,7 @@ impl Slot {
         w.varint(u64::from(self.totals.tensors));
         w.varint(u64::from(self.totals.new_tensors));
         w.varint(self.max_step);
-        w.u8(u8::from(self.rollup.is_some()));
-        if let Some(rollup) = self.rollup {
-            w.varint(rollup);
-        }
+        self.action.write_details(&mut w);
         let mut history = Writer::new();
         write_list(&mut history, &self.history);
         let plain = history.into_bytes();
@@ -150,7 +168,7 @@ impl Slot {
                 known: u64::from(FORMAT),
             });
         }
-        let action = SlotAction::from_code(r.u8(WHAT)?)?;
+        let code = r.u8(WHAT)?;
         let run = r.text(WHAT)?;
         let run = run
             .parse()
@@ -160,7 +178,7 @@ impl Slot {
         let mut slot = Self {
             run,
             seq: r.varint(WHAT)?,
-            action,
+            action: Action::commit(),
             manifest: ManifestId::from_bytes(r.array(WHAT)?),
             previous: SlotHash::from_bytes(r.array(WHAT)?),
             nonce: Nonce::from_bytes(r.array(WHAT)?),
@@ -174,25 +192,18 @@ impl Slot {
                 new_tensors: narrow(r.varint(WHAT)?)?,
             },
             max_step: r.varint(WHAT)?,
-            rollup: None,
             history: Vec::new(),
         };
-        slot.rollup = match r.u8(WHAT)? {
-            0 => None,
-            1 => Some(r.varint(WHAT)?),
-            other => return Err(corrupt(format!("flag {other}"))),
-        };
+        slot.action = Action::read_details(code, &mut r)?;
         slot.history = read_history(&mut r)?;
         r.end(WHAT)?;
-        // The history must join the rollup to this commit without a gap.
-        let from = slot.rollup.map_or(Some(0), |last| last.checked_add(1));
-        let expected = from.and_then(|from| slot.seq.checked_sub(from));
-        let starts = slot.history.first().is_none_or(|s| Some(s.seq) == from);
-        if expected != Some(slot.history.len() as u64) || !starts {
+        // The history must join what came before to this record without a gap.
+        let from = history_from(slot.seq);
+        let starts = slot.history.first().is_none_or(|s| s.seq == from);
+        if slot.seq - from != slot.history.len() as u64 || !starts {
             return Err(corrupt(format!(
-                "commit {} with rollup {:?} and {} commits between",
+                "record {} with a history of {} records",
                 slot.seq,
-                slot.rollup,
                 slot.history.len()
             )));
         }
@@ -258,32 +269,49 @@ impl StoredSlot {
         Self::from_bytes(run, seq, &bytes)
     }
 
-    /// Every commit that the newest rollup does not cover, this one included, oldest first.
-    pub fn recent(&self) -> Vec<Summary> {
-        let mut recent = self.slot.history.clone();
-        recent.push(self.slot.summary());
-        recent
+    /// Reads slot `seq` of `run`, which must be there since a newer record follows it.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is missing; otherwise as [`StoredSlot::read`].
+    pub(crate) fn referred(objects: &Objects, run: &RunName, seq: u64) -> Result<Self> {
+        Self::read(objects, run, seq).map_err(|error| match error {
+            StoreError::NotFound { .. } => StoreError::corrupt(
+                Key::Slot(run.clone(), seq).to_string(),
+                "a newer record refers to it, and it is missing",
+            ),
+            other => other,
+        })
+    }
+
+    /// The records that it tells of, itself included, oldest first.
+    pub fn records(&self) -> Vec<Summary> {
+        let mut records = self.slot.history.clone();
+        records.push(self.slot.summary());
+        records
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::tests::any_action;
+    use crate::seqs::{MAX_RANGES, SeqSet};
     use crate::summary::tests::any_list;
     use proptest::prelude::*;
 
     prop_compose! {
         fn any_slot()(
-            rollup in prop_oneof![Just(None), (0u64..9).prop_map(Some)]
+            seq in prop_oneof![0u64..40, 250u64..290]
         )(
             n in any::<[u64; 5]>(), t in any::<[u32; 2]>(), ids in any::<[[u8; 32]; 3]>(), nonce in any::<[u8; 16]>(),
-            history in any_list(rollup.map_or(0, |r| r + 1), 0..6),
-            rollup in Just(rollup)
+            history in any_list(history_from(seq), usize::try_from(seq - history_from(seq)).unwrap()),
+            action in any_action(),
+            seq in Just(seq)
         ) -> Slot {
             Slot {
                 run: "a-run.1".parse().unwrap(),
-                seq: rollup.map_or(0, |r| r + 1) + history.len() as u64,
-                action: SlotAction::Commit,
+                seq,
+                action,
                 manifest: ManifestId::from_bytes(ids[0]),
                 previous: SlotHash::from_bytes(ids[1]),
                 nonce: Nonce::from_bytes(nonce),
@@ -292,7 +320,6 @@ mod tests {
                 created_unix_ms: n[1],
                 totals: Totals { raw_bytes: n[2], stored_bytes: n[3], tensors: t[0], new_tensors: t[1] },
                 max_step: n[4],
-                rollup,
                 history,
             }
         }
@@ -342,8 +369,8 @@ mod tests {
 
     /// Promise: a slot of another version, older or newer, asks for the build that knows it.
     #[test]
-    fn newer_formats_and_kinds() {
-        for newer in [sealed_with(0, 0), sealed_with(2, 0), sealed_with(1, 1)] {
+    fn newer_formats() {
+        for newer in [sealed_with(0, 0), sealed_with(2, 0)] {
             let error = Slot::decode(&newer).unwrap_err();
             assert!(matches!(error, CodecError::Unsupported { .. }), "{error}");
         }
@@ -352,8 +379,8 @@ mod tests {
     /// Promise: a history that claims to unpack to more than the limit is refused before it is unpacked.
     #[test]
     fn a_bomb_is_refused() {
-        let bomb = zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap();
-        for claimed in [1u64 << 24, 1 << 10] {
+        let bomb = zstd::bulk::compress(&vec![0; 1 << 26], 3).unwrap();
+        for claimed in [1u64 << 26, 1 << 10] {
             let mut w = Writer::new();
             w.u8(1);
             w.varint(claimed);
@@ -378,7 +405,11 @@ mod tests {
                 tensors: if seq % 2 == 0 { 0 } else { u32::MAX },
                 new_tensors: if seq % 2 == 0 { 0 } else { u32::MAX },
             },
-            action: SlotAction::Commit,
+            action: Action::Forget(
+                (0..MAX_RANGES as u64)
+                    .map(|i| i * (u64::MAX / 200))
+                    .collect::<SeqSet>(),
+            ),
         };
         let list: Vec<Summary> = (0..ROLLUP_EVERY as u64).map(extreme).collect();
         let mut w = Writer::new();

@@ -69,9 +69,9 @@ impl Store {
             let log = history::log(self.objects(), &run)?;
             stats.runs.push(RunStats {
                 run: run.to_string(),
-                checkpoints: log.len() as u64,
-                raw_bytes: log.iter().map(|s| s.totals.raw_bytes).sum(),
-                stored_bytes: log.iter().map(|s| s.totals.stored_bytes).sum(),
+                checkpoints: log.commits().count() as u64,
+                raw_bytes: log.commits().map(|s| s.totals.raw_bytes).sum(),
+                stored_bytes: log.commits().map(|s| s.totals.stored_bytes).sum(),
             });
         }
         Ok(stats)

@@ -1,10 +1,10 @@
-//! One line about one commit, and the compact list of such lines that slots and rollups carry.
+//! One line about one record of a run, and the compact list of such lines that slots and rollups carry.
 //!
 //! The list is stored as the difference to its neighbour wherever neighbours resemble each other:
 //! ```text
-//! varint count · varint seq of the first · per commit:
+//! varint count · varint seq of the first · per record:
 //!   u8 kind · 32 manifest · 8 fingerprint · zigzag varint differences of step, time, raw bytes, stored bytes,
-//!   tensors, new tensors
+//!   tensors, new tensors · varint bytes of what the kind has to say · that
 //! ```
 //! Sequence numbers are contiguous, so only the first is stored. Manifest ids are whole: a garbage collector or a
 //! restore then needs the newest slot and the rollups, never a read per commit.
@@ -12,42 +12,17 @@
 use tpde_core::CodecError;
 use tpde_core::wire::{Reader, Writer};
 
+use crate::action::{Action, MAX_DETAILS_LEN};
 use crate::ids::{Fingerprint, ManifestId};
 
 /// Bytes of a fingerprint that a summary keeps; the slot itself has all of it.
 pub const SHORT_FINGERPRINT_LEN: usize = 8;
 
 /// Least bytes of one summary in a list.
-const MIN_SUMMARY_LEN: usize = 1 + 32 + SHORT_FINGERPRINT_LEN + 6;
+const MIN_SUMMARY_LEN: usize = 1 + 32 + SHORT_FINGERPRINT_LEN + 6 + 1;
 
-/// What a slot does to its run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SlotAction {
-    /// Adds a checkpoint.
-    Commit,
-}
-
-impl SlotAction {
-    /// The byte on the wire.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Commit => 0,
-        }
-    }
-
-    /// Reads the byte on the wire.
-    pub(crate) fn from_code(code: u8) -> Result<Self, CodecError> {
-        match code {
-            0 => Ok(Self::Commit),
-            other => Err(CodecError::Unsupported {
-                what: "slot kind",
-                found: u64::from(other),
-                known: 0,
-            }),
-        }
-    }
-}
+/// Most bytes of one summary in a list.
+pub(crate) const MAX_SUMMARY_LEN: usize = 1 + 32 + SHORT_FINGERPRINT_LEN + 6 * 10 + 2 + MAX_DETAILS_LEN;
 
 /// A number of files or tensors as totals and reports hold it; the highest that they can say, above that.
 pub(crate) fn count(n: usize) -> u32 {
@@ -67,7 +42,7 @@ pub struct Totals {
     pub new_tensors: u32,
 }
 
-/// One line about one commit.
+/// One line about one record of a run. What adds no checkpoint has zeros where one would be described.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Its place in the run, from 0.
@@ -82,8 +57,8 @@ pub struct Summary {
     pub fingerprint: [u8; SHORT_FINGERPRINT_LEN],
     /// Its sizes.
     pub totals: Totals,
-    /// What the slot did.
-    pub action: SlotAction,
+    /// What the record does.
+    pub action: Action,
 }
 
 /// The part of a fingerprint that a summary keeps.
@@ -132,6 +107,7 @@ pub(crate) fn write_list(w: &mut Writer, list: &[Summary]) {
         for (from, to) in before.iter().zip(now) {
             w.varint(zigzag(*from, to));
         }
+        s.action.write_details(w);
         before = now;
     }
 }
@@ -155,7 +131,7 @@ pub(crate) fn read_list(r: &mut Reader<'_>, most: usize) -> Result<Vec<Summary>,
     let mut before = [0u64; 6];
     let mut list = Vec::with_capacity(count);
     for seq in first..first + count as u64 {
-        let action = SlotAction::from_code(r.u8(WHAT)?)?;
+        let code = r.u8(WHAT)?;
         let manifest = ManifestId::from_bytes(r.array(WHAT)?);
         let fingerprint = r.array(WHAT)?;
         for column in &mut before {
@@ -169,6 +145,7 @@ pub(crate) fn read_list(r: &mut Reader<'_>, most: usize) -> Result<Vec<Summary>,
             tensors,
             new_tensors,
         ] = before;
+        let action = Action::read_details(code, r)?;
         list.push(Summary {
             seq,
             step,
@@ -190,11 +167,12 @@ pub(crate) fn read_list(r: &mut Reader<'_>, most: usize) -> Result<Vec<Summary>,
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::action::tests::any_action;
     use proptest::prelude::*;
 
     prop_compose! {
         /// Any numbers at all under one sequence number.
-        fn any_summary()(n in any::<[u64; 4]>(), t in any::<[u32; 2]>(), id in any::<[u8; 32]>(), fingerprint in any::<[u8; 8]>()) -> Summary {
+        fn any_summary()(n in any::<[u64; 4]>(), t in any::<[u32; 2]>(), id in any::<[u8; 32]>(), fingerprint in any::<[u8; 8]>(), action in any_action()) -> Summary {
             Summary {
                 seq: 0,
                 step: n[0],
@@ -202,7 +180,7 @@ pub(crate) mod tests {
                 manifest: ManifestId::from_bytes(id),
                 fingerprint,
                 totals: Totals { raw_bytes: n[2], stored_bytes: n[3], tensors: t[0], new_tensors: t[1] },
-                action: SlotAction::Commit,
+                action,
             }
         }
     }

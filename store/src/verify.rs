@@ -232,7 +232,7 @@ impl Store {
             report.note(format!("run {run}"), &[], chain)?;
             let log = history::log(self.objects(), &run);
             if let Some(log) = report.note(format!("run {run}"), &[], log)? {
-                ids.extend(log.iter().map(|s| {
+                ids.extend(log.commits().map(|s| {
                     let name = Affected {
                         run: run.to_string(),
                         step: s.step,

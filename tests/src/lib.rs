@@ -196,7 +196,7 @@ pub fn reachable(store: &Store) -> BTreeMap<String, Vec<u8>> {
     let objects = store.objects();
     let mut keys = vec![Key::Config];
     for run in history::runs(objects).unwrap() {
-        for commit in history::log(objects, &run).unwrap() {
+        for commit in history::log(objects, &run).unwrap().commits() {
             keys.push(Key::Slot(run.clone(), commit.seq));
             keys.push(Key::Manifest(commit.manifest));
             keys.extend(

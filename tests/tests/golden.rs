@@ -119,6 +119,15 @@ fn a_store_of_1_0() {
         let [made, back, by_reference] =
             ["made", "back", "reference"].map(|name| at(&format!("{name}-{step}")));
         v1_0::checkpoint(&made, step).unwrap();
+        let found = store.resolve(&format!("{}@{step}", run())).unwrap();
+        let (manifest, asked) = (
+            store.manifest(found.manifest).unwrap(),
+            v1_0::request(&made, step),
+        );
+        assert_eq!(
+            (manifest.metrics, manifest.note, manifest.environment),
+            (asked.metrics, asked.note, asked.environment)
+        );
         restore(&store, &format!("{}@{step}", run()), &back).unwrap();
         assert_same_tree(&made, &back, "the golden store");
         reference(

@@ -87,7 +87,7 @@ fn sound_store(scratch: &Path) -> Sound {
     }
     Sound {
         all: everything(store.objects()),
-        log: history::log(store.objects(), &run()).unwrap(),
+        log: history::log(store.objects(), &run()).unwrap().records().to_vec(),
         sources,
     }
 }
@@ -102,7 +102,7 @@ fn attempt(sound: &Sound, opened: Result<Store, StoreError>, target: &Path, outc
         }
     };
     match history::log(store.objects(), &run()) {
-        Ok(log) => assert_eq!(log, sound.log, "the log tells another story"),
+        Ok(log) => assert_eq!(log.records(), sound.log, "the log tells another story"),
         Err(error) => outcomes.note(&error),
     }
     for (step, source) in sound.sources.iter().enumerate() {
@@ -258,6 +258,7 @@ fn committed(objects: &Objects, bytes: Vec<u8>) -> Result<(), StoreError> {
     let manifest = ManifestId::of(&bytes);
     objects.put_content(&Key::Manifest(manifest), bytes.into())?;
     let new = NewCommit {
+        metrics: tpde_store::Metrics::default(),
         manifest,
         fingerprint: Fingerprint::of(b""),
         step: 0,

@@ -89,6 +89,7 @@ fn no_commit_is_lost() {
         }
     }
     let log = history::log(store.objects(), &run()).unwrap();
+    let log = log.records();
     let found: BTreeMap<_, _> = log
         .iter()
         .map(|s| (s.seq, (s.step, s.manifest.to_hex())))
@@ -144,7 +145,7 @@ fn one_step_is_committed_once() {
                 }
             }
             assert_eq!(winners.len(), 1, "differ: {differ}");
-            assert_eq!(history::log(store.objects(), &run()).unwrap().len(), 1);
+            assert_eq!(history::log(store.objects(), &run()).unwrap().records().len(), 1);
             assert_eq!(history::check_chain(store.objects(), &run()).unwrap(), 1);
             let back = scratch.path().join("back");
             restore(&store, "run@7", &back).unwrap();

@@ -34,7 +34,7 @@ use text::style::Style;
 fn main() -> ExitCode {
     let typed: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&typed) {
-        Ok(cli) => run(&cli, typed.iter().any(|word| is_store(word))),
+        Ok(cli) => run(&cli, typed.iter().any(is_store)),
         Err(error) => misused(&error, typed.iter().any(|word| word == "--json")),
     };
     ExitCode::from(exit as u8)

@@ -1,5 +1,6 @@
 //! The commit under races, lost answers and refusals.
 
+use crate::metrics::Metrics;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ fn run() -> RunName {
 
 fn new(step: u64, content: &str) -> NewCommit {
     NewCommit {
+        metrics: Metrics::default(),
         manifest: ManifestId::of(content.as_bytes()),
         fingerprint: Fingerprint::of(content.as_bytes()),
         step,
@@ -242,7 +244,7 @@ fn race(objects: &Objects, each: u64) {
     assert_eq!(won.len() as u64, total, "every step is committed exactly once");
     assert_eq!(won, (0..total).collect());
     assert_eq!(check_chain(objects, &run()).unwrap(), total);
-    let steps: HashSet<u64> = log(objects, &run()).unwrap().iter().map(|s| s.step).collect();
+    let steps: HashSet<u64> = log(objects, &run()).unwrap().commits().map(|s| s.step).collect();
     assert_eq!(steps.len() as u64, total);
 }
 

@@ -5,10 +5,13 @@
 
 mod wire;
 
+use std::collections::BTreeMap;
+
 use tpde_core::wire::Writer;
 use tpde_core::{Dtype, ID_LEN, TensorId};
 
 use crate::ids::{BlobId, Fingerprint, ManifestId, PackId};
+use crate::metrics::Metrics;
 use crate::roles::Role;
 
 pub use wire::{MAX_DIMS, MAX_MANIFEST_BYTES};
@@ -109,6 +112,12 @@ pub struct Manifest {
     pub writer: String,
     /// Whether weights were stored as casts of their masters: they are not decoded without them.
     pub archived_weights: bool,
+    /// What the trainer knew about it.
+    pub metrics: Metrics,
+    /// What a person wanted to remember of it.
+    pub note: String,
+    /// Where it comes from: versions, commands, whatever is worth finding again.
+    pub environment: BTreeMap<String, String>,
     /// Packs that the records name.
     pub packs: Vec<PackId>,
     /// Tensor contents, each once.

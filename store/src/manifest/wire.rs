@@ -4,6 +4,8 @@
 //! "TPDEMF" version | zstd of the record
 //! ```
 
+use std::collections::BTreeMap;
+
 use tpde_core::constants::MAX_TENSOR_ELEMS;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
@@ -13,6 +15,7 @@ use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
 use crate::files::paths;
 use crate::ids::{BlobId, ManifestId, PackId};
+use crate::metrics::Metrics;
 use crate::roles::Role;
 use crate::summary::{unzigzag, zigzag};
 
@@ -104,6 +107,13 @@ impl Manifest {
         } else {
             0
         });
+        self.metrics.write(&mut w);
+        w.prefixed(self.note.as_bytes());
+        w.varint(self.environment.len() as u64);
+        for (name, value) in &self.environment {
+            w.prefixed(name.as_bytes());
+            w.prefixed(value.as_bytes());
+        }
         w.varint(self.packs.len() as u64);
         self.packs.iter().for_each(|p| w.raw(p.as_bytes()));
         // Columns: like beside like compresses better.
@@ -161,6 +171,8 @@ impl Manifest {
                 }
             }
         }
+        // No additions yet.
+        w.varint(0);
         w.into_bytes()
     }
 
@@ -182,6 +194,19 @@ impl Manifest {
             FLAG_ARCHIVED_WEIGHTS => true,
             other => return Err(corrupt(&format!("flags {other:#x}"))),
         };
+        let metrics = Metrics::read(&mut r)?;
+        let note = r.text(WHAT)?.to_owned();
+        let mut environment = BTreeMap::new();
+        for _ in 0..r.count(2, WHAT)? {
+            let name = r.text(WHAT)?;
+            if environment
+                .last_key_value()
+                .is_some_and(|(last, _): (&String, _)| last.as_str() >= name)
+            {
+                return Err(corrupt(&format!("{name:?} is out of order in the environment")));
+            }
+            environment.insert(name.to_owned(), r.text(WHAT)?.to_owned());
+        }
         let packs = r.count(ID_LEN, WHAT)?;
         let packs: Vec<PackId> = (0..packs)
             .map(|_| r.array(WHAT).map(PackId::from_bytes))
@@ -326,6 +351,7 @@ impl Manifest {
             };
             files.push(FileRecord { path, mode, content });
         }
+        pass_over_additions(&mut r)?;
         r.end(WHAT)?;
         let manifest = Self {
             run,
@@ -334,6 +360,9 @@ impl Manifest {
             parent,
             writer,
             archived_weights,
+            metrics,
+            note,
+            environment,
             packs,
             tensors,
             blobs,
@@ -348,6 +377,23 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+/// What later builds have to say beyond this record: an even number must be understood, an odd one may be passed over.
+fn pass_over_additions(r: &mut Reader<'_>) -> std::result::Result<(), CodecError> {
+    const WHAT: &str = "manifest addition";
+    for _ in 0..r.count(2, WHAT)? {
+        let number = r.varint(WHAT)?;
+        r.prefixed(WHAT)?;
+        if number.is_multiple_of(2) {
+            return Err(CodecError::Unsupported {
+                what: WHAT,
+                found: number,
+                known: 0,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn corrupt(detail: &str) -> CodecError {
@@ -392,6 +438,9 @@ mod tests {
             parent: Some(ManifestId::of(b"p")),
             writer: "tpde test".into(),
             archived_weights: true,
+            metrics: Metrics::new(vec!["loss=1.5".parse().unwrap()]).unwrap(),
+            note: "before the spike".into(),
+            environment: BTreeMap::from([("torch".to_owned(), "2.9".to_owned())]),
             packs: vec![PackId::of(b"1"), PackId::of(b"2")],
             tensors: vec![tensor],
             blobs: vec![blob],
@@ -434,6 +483,26 @@ mod tests {
         assert_eq!(moved.fingerprint(), manifest.fingerprint());
         moved.files[1].mode = 0o600;
         assert_ne!(moved.fingerprint(), manifest.fingerprint());
+    }
+
+    /// Promise: an addition of a later build is passed over if its number is odd, and asks for that build if it is even.
+    #[test]
+    fn additions() {
+        let manifest = sample();
+        let mut record = manifest.write();
+        assert_eq!(record.pop(), Some(0));
+        for (number, is_passed_over) in [(1, true), (0, false), (2, false), (0x7f, true)] {
+            let with = [&record[..], &[1, number, 3, b'a', b'b', b'c']].concat();
+            match Manifest::read(&with) {
+                Ok(read) => assert!(is_passed_over && read == manifest, "{number}"),
+                Err(error) => {
+                    assert!(
+                        !is_passed_over && matches!(error, CodecError::Unsupported { .. }),
+                        "{error}"
+                    );
+                }
+            }
+        }
     }
 
     /// Promise: every truncation and flip is refused by name; and behind the name check (a hostile store can rename), every

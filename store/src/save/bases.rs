@@ -121,23 +121,29 @@ impl ByName {
 }
 
 impl<'s> Bases<'s> {
-    /// Lists the candidates for the checkpoint that follows `newest`.
+    /// Lists the candidates for the checkpoint that follows slot `newest`.
+    ///
+    /// * `tip`: the run's newest checkpoint, unless all are forgotten.
     ///
     /// # Errors
     /// As for reading the run's history.
     pub(super) fn new(
         store: &'s Store,
         newest: Option<&StoredSlot>,
+        tip: Option<ManifestId>,
         parent: Option<ManifestId>,
     ) -> Result<Self> {
         let mut candidates = Vec::new();
         if let Some(newest) = newest {
-            candidates.push(newest.slot.manifest);
+            candidates.extend(tip);
             let mut skip = newest.slot.seq.saturating_add(1);
             while skip != 0 {
                 skip &= skip - 1;
-                if skip != newest.slot.seq {
-                    candidates.push(history::commit_at(store.objects(), newest, skip)?.manifest);
+                let Some(commit) = history::commit_at_or_before(store.objects(), newest, skip)? else {
+                    continue;
+                };
+                if !candidates.contains(&commit.manifest) {
+                    candidates.push(commit.manifest);
                 }
             }
         }
@@ -145,7 +151,7 @@ impl<'s> Bases<'s> {
         Ok(Self {
             store,
             candidates,
-            has_newest: newest.is_some(),
+            has_newest: tip.is_some(),
             loaded: Mutex::default(),
         })
     }

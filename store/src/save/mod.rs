@@ -16,7 +16,7 @@ mod limits;
 mod tensors;
 mod writer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,7 @@ use crate::history;
 use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::manifest::{FileContent, Manifest};
+use crate::metrics::Metrics;
 use crate::names::RunName;
 use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
@@ -77,6 +78,12 @@ pub struct SaveRequest {
     pub max_restore_ratio: Option<f64>,
     /// Store weights as casts of their f32 masters, at next to no bytes: they are then not decoded without them.
     pub archive_weights: bool,
+    /// What the trainer knows about it.
+    pub metrics: Metrics,
+    /// What a person wants to remember of it.
+    pub note: String,
+    /// Where it comes from: versions, commands, whatever is worth finding again.
+    pub environment: BTreeMap<String, String>,
 }
 
 impl SaveRequest {
@@ -93,6 +100,9 @@ impl SaveRequest {
             max_depth: DEFAULT_MAX_DEPTH,
             max_restore_ratio: Some(DEFAULT_MAX_RESTORE_RATIO),
             archive_weights: false,
+            metrics: Metrics::default(),
+            note: String::new(),
+            environment: BTreeMap::new(),
         }
     }
 }
@@ -159,16 +169,24 @@ impl Store {
         progress.finish();
 
         let newest = history::newest(self.objects(), &request.run)?;
-        if newest.is_none() {
+        let commit = newest
+            .as_ref()
+            .map(|n| history::newest_commit(self.objects(), n))
+            .transpose()?;
+        let tip = commit.flatten().map(|commit| commit.manifest);
+        if tip.is_none() {
             tags::check_run(self.objects(), &request.run)?;
         }
         let mut manifest = Manifest {
             run: request.run.as_str().to_owned(),
             step: request.step,
             created_unix_ms: now_unix_ms(),
-            parent: newest.as_ref().map(|n| n.slot.manifest).or(request.parent),
+            parent: tip.or(request.parent),
             writer: concat!("tpde ", env!("CARGO_PKG_VERSION")).to_owned(),
             archived_weights: false,
+            metrics: request.metrics.clone(),
+            note: request.note.clone(),
+            environment: request.environment.clone(),
             packs: Vec::new(),
             tensors: Vec::new(),
             blobs: Vec::new(),
@@ -207,12 +225,18 @@ impl Store {
         )?;
         if let (Some(seq), Some(newest)) = (standing, &newest) {
             report.seq = seq;
-            report.manifest = history::commit_at(self.objects(), newest, seq)?.manifest;
+            report.manifest = history::record_at(self.objects(), newest, seq)?.manifest;
             return Ok(report);
         }
 
-        let (stored_bytes, new_tensors) =
-            self.store_contents(request, &checkpoint, newest.as_ref(), &mut manifest, progress)?;
+        let (stored_bytes, new_tensors) = self.store_contents(
+            request,
+            &checkpoint,
+            newest.as_ref(),
+            tip,
+            &mut manifest,
+            progress,
+        )?;
         checkpoint.sources.iter().try_for_each(|s| s.check_unchanged())?;
         let (id, bytes) = manifest.encode()?;
         report.stored_bytes = stored_bytes + bytes.len() as u64;
@@ -224,6 +248,7 @@ impl Store {
             step: request.step,
             nonce: Nonce::random()?,
             created_unix_ms: manifest.created_unix_ms,
+            metrics: request.metrics.clone(),
             totals: Totals {
                 raw_bytes: report.raw_bytes,
                 stored_bytes: report.stored_bytes,
@@ -242,7 +267,7 @@ impl Store {
             Outcome::AlreadyThere { seq } => {
                 let newest = history::newest_of(self.objects(), &request.run)?;
                 (report.seq, report.manifest) =
-                    (seq, history::commit_at(self.objects(), &newest, seq)?.manifest);
+                    (seq, history::record_at(self.objects(), &newest, seq)?.manifest);
             }
         }
         Ok(report)
@@ -255,12 +280,13 @@ impl Store {
         request: &SaveRequest,
         checkpoint: &Checkpoint,
         newest: Option<&StoredSlot>,
+        tip: Option<ManifestId>,
         manifest: &mut Manifest,
         progress: &dyn Progress,
     ) -> Result<(u64, u32)> {
         let mut attempt = 1;
         let (tensors, blobs, packs, written_bytes) = loop {
-            let bases = bases::Bases::new(self, newest, request.parent)?;
+            let bases = bases::Bases::new(self, newest, tip, request.parent)?;
             let mut packs = writer::PackQueue::new(self);
             let mut relied = BTreeSet::new();
             progress.start(Stage::Encode, checkpoint.raw_bytes());

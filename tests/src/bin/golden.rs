@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tpde_core::{Base, Given, Slice, encode_frame, tensor_id};
+use tpde_store::Silent;
 use tpde_tests::golden::v1_0;
-use tpde_tests::{make_store, save};
+use tpde_tests::make_store;
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     for step in v1_0::STEPS {
         let checkpoint = checkpoints.path().join(step.to_string());
         v1_0::checkpoint(&checkpoint, step).unwrap();
-        save(&store, &checkpoint, step).unwrap();
+        store.save(&v1_0::request(&checkpoint, step), &Silent).unwrap();
     }
     ExitCode::SUCCESS
 }

@@ -6,7 +6,10 @@ use std::path::Path;
 
 use tpde_core::{Dtype, Layout, Relation};
 
+use tpde_store::{Metrics, SaveRequest};
+
 use super::GoldenFrame;
+use crate::run;
 
 /// Numbers that look random (SplitMix64, with the index for a state).
 fn dice(seed: u64, index: usize) -> u64 {
@@ -182,6 +185,19 @@ pub fn frames() -> Vec<GoldenFrame> {
 
 /// Steps of the run in the golden store.
 pub const STEPS: [u64; 3] = [100, 200, 300];
+
+/// How the checkpoint of one of [`STEPS`] is saved.
+pub fn request(folder: &Path, step: u64) -> SaveRequest {
+    let mut request = SaveRequest::new(folder, run(), step);
+    let metrics = [format!("loss={}", 300.0 / step as f64), "eval/nan=NaN".to_owned()];
+    let metrics = metrics.iter().take(usize::try_from(step).unwrap_or(0) / 100 - 1);
+    request.metrics = Metrics::new(metrics.map(|m| m.parse().unwrap()).collect()).unwrap();
+    request.note = format!("note of step {step}");
+    request
+        .environment
+        .insert("made by".to_owned(), "the golden files' builder".to_owned());
+    request
+}
 
 /// Writes the checkpoint of one of [`STEPS`] into a new folder.
 ///

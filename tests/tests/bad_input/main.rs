@@ -256,6 +256,7 @@ fn commit_by_hand(store: &Store, step: u64, manifest: &Manifest) -> ManifestId {
         .put_content(&Key::Manifest(id), bytes.into())
         .unwrap();
     let new = NewCommit {
+        metrics: tpde_store::Metrics::default(),
         manifest: id,
         fingerprint: Fingerprint::of(&step.to_le_bytes()),
         step,

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tpde_store::{RunName, Store, Summary, history, tags};
 
+use super::{by_name, metric_list};
 use crate::args::run_of;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
@@ -54,6 +56,7 @@ struct Entry {
     new_tensors: u32,
     tags: Vec<String>,
     replaced: bool,
+    metrics: BTreeMap<String, f64>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +91,7 @@ impl Answer for RunLog {
             Column::Right("new tensors"),
             Column::Left("checkpoint"),
             Column::Left(""),
+            Column::Left(""),
         ]);
         for entry in &self.checkpoints {
             table.row([
@@ -104,6 +108,7 @@ impl Answer for RunLog {
                 .into(),
                 Cell::toned(Tone::Dim, entry.manifest.get(..12).unwrap_or(&entry.manifest)),
                 Cell::toned(Tone::Caution, entry.remarks()),
+                plain(&metric_list(&entry.metrics)).into(),
             ]);
         }
         page.table(&table);
@@ -159,9 +164,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 
 fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
     let log = history::log(store.objects(), run)?;
-    let shown = limit.unwrap_or(usize::MAX).min(log.len());
+    let all = log.commits().count();
+    let shown = limit.unwrap_or(usize::MAX).min(all);
     // The newest commit of each step.
-    let last: BTreeMap<u64, u64> = log.iter().map(|s| (s.step, s.seq)).collect();
+    let last: BTreeMap<u64, u64> = log.commits().map(|s| (s.step, s.seq)).collect();
     let standing: BTreeSet<u64> = last.into_values().collect();
     let entry = |s: &Summary| Entry {
         seq: s.seq,
@@ -174,11 +180,12 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
         replaced: !standing.contains(&s.seq),
+        metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {
         run: run.to_string(),
-        checkpoints: log.iter().rev().take(shown).map(entry).collect(),
-        left_out: log.len() - shown,
+        checkpoints: log.commits().rev().take(shown).map(entry).collect(),
+        left_out: all - shown,
     })
 }

@@ -13,7 +13,11 @@ pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod verify;
 
+use std::collections::BTreeMap;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use tpde_store::Metrics;
 
 use crate::failure::Failure;
 
@@ -50,6 +54,21 @@ fn globs(globs: &[Glob]) -> Result<Option<GlobSet>, Failure> {
         message: error.to_string(),
         hint: "Write fewer or simpler patterns".to_owned(),
     })
+}
+
+/// Metrics as JSON has them.
+fn by_name(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let pair = |m: &tpde_store::Metric| (m.name().to_owned(), m.value);
+    metrics.iter().map(pair).collect()
+}
+
+/// Metrics on one line: `acc 0.71, loss 1.93`.
+fn metric_list(metrics: &BTreeMap<String, f64>) -> String {
+    let shown: Vec<String> = metrics
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    shown.join(", ")
 }
 
 /// A tensor's shape: `[384, 128]`.

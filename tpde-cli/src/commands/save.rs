@@ -9,7 +9,8 @@ use globset::Glob;
 use serde::Serialize;
 use tpde_store::save::{DEFAULT_MAX_DEPTH, DEFAULT_MAX_RESTORE_RATIO};
 use tpde_store::{
-    ExpectParent, LeftOutWhy, Manifest, ManifestId, RunName, SaveReport, SaveRequest, Store, history,
+    ExpectParent, LeftOutWhy, Manifest, ManifestId, Metric, Metrics, RunName, SaveReport, SaveRequest, Store,
+    history,
 };
 
 use super::globs;
@@ -32,6 +33,7 @@ use crate::text::units::{count, duration, ratio, ratio_of, size};
     after_help = "\
 Examples:
   tpde save out/checkpoint-600 --run llama --step 600
+  tpde save out/checkpoint-700 --run llama --step 700 --metric loss=1.93 --note 'lr halved'
   tpde save out/sft --run llama-sft --step 0 --parent llama@latest
   tpde save out/state-600 --run llama-state --step 600 --max-restore-ratio 8"
 )]
@@ -65,6 +67,12 @@ pub(crate) struct Args {
     /// Store bf16 weights as roundings of their f32 masters, at next to no bytes; they are then not read without them
     #[arg(long)]
     archive_weights: bool,
+    /// A number that the trainer knows of it, such as `loss=1.93`; may be repeated
+    #[arg(long = "metric", value_name = "NAME=NUMBER")]
+    metrics: Vec<Metric>,
+    /// A line to remember it by
+    #[arg(long, value_name = "TEXT", default_value_t)]
+    note: String,
 }
 
 /// Reads a training step.
@@ -256,6 +264,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     request.max_depth = args.max_depth;
     request.max_restore_ratio = args.max_restore_ratio.0;
     request.archive_weights = args.archive_weights;
+    request.metrics = Metrics::new(args.metrics.clone())?;
+    request.note.clone_from(&args.note);
 
     let bars = session.bars();
     let began = Instant::now();

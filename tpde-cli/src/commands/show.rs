@@ -1,11 +1,13 @@
 //! `tpde show`: one checkpoint, and where its bytes went.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use tpde_store::manifest::{FileContent, NamedTensor, TensorRecord};
 use tpde_store::reference::Place;
 use tpde_store::{Manifest, Store, StoreError, history};
 
-use super::{ARCHIVED, FAR, is_far, shape};
+use super::{ARCHIVED, FAR, by_name, is_far, metric_list, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -15,6 +17,9 @@ use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
 use crate::text::units::{count, counted, percent, ratio, ratio_of, size, utc};
+
+/// What a line about where a checkpoint comes from is called.
+const ENVIRONMENT: &str = "from";
 
 /// Tensors that are listed.
 const LARGEST: usize = 10;
@@ -49,6 +54,9 @@ struct Shown {
     new_tensors: u64,
     max_depth: u8,
     archived_weights: bool,
+    metrics: BTreeMap<String, f64>,
+    note: String,
+    environment: BTreeMap<String, String>,
     largest: Vec<Contribution>,
 }
 
@@ -102,7 +110,7 @@ impl Answer for Shown {
             0 => "no tensor needs another".to_owned(),
             depth => format!("at most {}", counted(depth.into(), "link")),
         };
-        page.fields(&[
+        let mut fields = vec![
             ("manifest", self.checkpoint.manifest.clone()),
             ("parent", parent),
             (
@@ -119,7 +127,17 @@ impl Answer for Shown {
             ),
             ("stored", stored),
             ("chain", depth),
-        ]);
+        ];
+        if !self.metrics.is_empty() {
+            fields.push(("metrics", plain(&metric_list(&self.metrics)).into_owned()));
+        }
+        if !self.note.is_empty() {
+            fields.push(("note", plain(&self.note).into_owned()));
+        }
+        for (name, value) in &self.environment {
+            fields.push((ENVIRONMENT, format!("{} {}", plain(name), plain(value))));
+        }
+        page.fields(&fields);
         if self.archived_weights {
             page.gap();
             page.line(ARCHIVED);
@@ -202,6 +220,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         tensors: tensors.len() as u64,
         new_tensors: manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count() as u64,
         archived_weights: manifest.archived_weights,
+        metrics: by_name(&manifest.metrics),
+        note: manifest.note.clone(),
+        environment: manifest.environment.clone(),
         max_depth: manifest.tensors.iter().map(|t| t.rank).max().unwrap_or(0),
         largest: costly
             .iter()
@@ -215,7 +236,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 /// Bytes that the commit at `place` added.
 fn stored_by(store: &Store, place: &Place) -> Result<u64, Failure> {
     let newest = history::newest_of(store.objects(), &place.run)?;
-    let commit = history::commit_at(store.objects(), &newest, place.seq)?;
+    let commit = history::record_at(store.objects(), &newest, place.seq)?;
     Ok(commit.totals.stored_bytes)
 }
 

@@ -61,7 +61,9 @@ impl World {
         for step in [500, 600] {
             world.checkpoint(&format!("out/checkpoint-{step}"), step);
             world
-                .run(&format!("save out/checkpoint-{step} --run llama --step {step}"))
+                .run(&format!(
+                    "save out/checkpoint-{step} --run llama --step {step} --metric loss=1.{step} --note tried"
+                ))
                 .expect(0);
         }
         world.run("tag best llama@600").expect(0);
