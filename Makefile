@@ -7,6 +7,8 @@ SHELL := bash
 .PHONY: help setup tools fixtures build lint doc test demo bench gpu-bundle test-gpu bench-gpu clean
 
 FIXTURES := target/fixtures
+# Where cargo builds, if it was told to build elsewhere.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV_STAMP := .venv/.stamp
 # The environment's Python once it is there; any whole Python 3 does for the fixtures and the demo.
 PYTHON ?= python3
@@ -28,7 +30,7 @@ $(VENV_STAMP): requirements-test.txt | tools
 fixtures: tools ## Write the model directories of tests/data into target/fixtures
 	@$(VENV_OR_PYTHON) -B tests/data/expand.py $(FIXTURES)
 
-build: tools ## Build the tpde binary into target/release
+build: tools ## Build the tpde binary into target/release, or below CARGO_TARGET_DIR
 	cargo build --locked --release -p tpde-cli
 
 lint: tools ## Formatting, clippy and documentation, every warning an error
@@ -42,7 +44,7 @@ test: setup fixtures lint ## Everything CI runs
 	cargo test --locked --workspace --lib --bins --tests
 
 demo: fixtures build ## Save, compare and restore a real run with the built binary
-	@PYTHON=$(VENV_OR_PYTHON) examples/demo.sh target/release/tpde $(FIXTURES)
+	@PYTHON=$(VENV_OR_PYTHON) examples/demo.sh $(TARGET)/release/tpde $(FIXTURES)
 
 bench: fixtures ## Run the measurements of benches/
 	cargo bench --locked -p tpde-bench
@@ -63,4 +65,4 @@ test-gpu bench-gpu: ## Run gpu-bundle/ on a machine with a GPU, without cargo: p
 
 clean: ## Remove everything that was built or downloaded here
 	cargo clean
-	rm -rf .venv gpu-bundle
+	rm -rf .venv gpu-bundle $(FIXTURES)

@@ -6,8 +6,16 @@
 # Everything happens in a fresh temporary folder that is removed at the end. Exits with 1 if any byte differs.
 set -euo pipefail
 
-if (($# != 2)) || [[ ! -x $1 || ! -d $2 ]]; then
+if (($# != 2)); then
     echo "usage: examples/demo.sh TPDE FIXTURES (or simply: make demo)" >&2
+    exit 2
+fi
+if [[ ! -x $1 ]]; then
+    echo "examples/demo.sh: no binary at $1; \`make build\` makes one" >&2
+    exit 2
+fi
+if [[ ! -d $2 ]]; then
+    echo "examples/demo.sh: no fixtures at $2; \`make fixtures\` writes them" >&2
     exit 2
 fi
 tpde=$(realpath "$1")

@@ -32,8 +32,10 @@ pub enum Change {
 /// One tensor of either checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorDiff {
-    /// Path of its file.
+    /// Path of its file; the old one's if it was removed.
     pub file: String,
+    /// Path of its file in the old checkpoint, if that is another.
+    pub old_file: Option<String>,
     /// Its name there.
     pub name: String,
     /// Element type; the old one's if it was removed.
@@ -97,13 +99,13 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Corrupt`: one of them cannot be read.
     pub fn diff(&self, old: ManifestId, new: ManifestId, progress: &dyn Progress) -> Result<Diff> {
-        let (old, new) = (self.manifest(old)?, self.manifest(new)?);
+        let (old, new) = (self.named_manifest(old)?, self.named_manifest(new)?);
         let mut diff = Diff {
             tensors: Vec::new(),
             files: diff_files(&old, &new),
         };
         let mut jobs = Vec::new();
-        for ((file, name), (a, b)) in pairs(tensors(&old), tensors(&new)) {
+        for ((file, name), (old_file, a, b)) in paired(tensors(&old), tensors(&new)) {
             let (named, record) = match (b, a) {
                 (Some(side), _) | (None, Some(side)) => side,
                 (None, None) => continue,
@@ -133,6 +135,7 @@ impl Store {
             };
             diff.tensors.push(TensorDiff {
                 file: file.to_owned(),
+                old_file: old_file.map(str::to_owned),
                 name: name.to_owned(),
                 dtype: record.dtype,
                 shape: named.shape.clone(),
@@ -188,6 +191,39 @@ fn tensors(manifest: &Manifest) -> BTreeMap<(&str, &str), Side<'_>> {
         .named_tensors()
         .map(|(file, named, record)| ((file, named.name.as_str()), (named, record)))
         .collect()
+}
+
+/// File and name.
+type At<'m> = (&'m str, &'m str);
+/// The file in the old checkpoint, if it is another, and the tensor in either.
+type Pair<'m> = (Option<&'m str>, Option<Side<'m>>, Option<Side<'m>>);
+
+/// Joins the tensors of two checkpoints by file and name; of those that are left, by name, where each side has it once: files are
+/// often called after the step, and shards are cut anew.
+fn paired<'m>(
+    old: BTreeMap<At<'m>, Side<'m>>,
+    new: BTreeMap<At<'m>, Side<'m>>,
+) -> BTreeMap<At<'m>, Pair<'m>> {
+    let mut joined: BTreeMap<At<'m>, Pair<'m>> = BTreeMap::new();
+    // Where each name is left, on either side.
+    let mut left: BTreeMap<&str, [Vec<At<'m>>; 2]> = BTreeMap::new();
+    for (at, (a, b)) in pairs(old, new) {
+        match (a, b) {
+            (Some(_), None) => left.entry(at.1).or_default()[0].push(at),
+            (None, Some(_)) => left.entry(at.1).or_default()[1].push(at),
+            _ => {}
+        }
+        joined.insert(at, (None, a, b));
+    }
+    for [olds, news] in left.values() {
+        if let ([from], [to]) = (&olds[..], &news[..])
+            && let Some((_, moved, _)) = joined.remove(from)
+            && let Some(pair) = joined.get_mut(to)
+        {
+            (pair.0, pair.1) = (Some(from.0), moved);
+        }
+    }
+    joined
 }
 
 /// Joins two maps by key.

@@ -3,6 +3,8 @@
 //! Few kinds, so that a command line maps each to one exit code; every message names the thing it is about and
 //! the next command to type.
 
+use std::io;
+
 use tpde_core::CodecError;
 
 /// The cause of a failed request, as the backend gave it.
@@ -79,6 +81,12 @@ pub enum StoreError {
         /// What to do next.
         hint: String,
     },
+    /// Whoever waited wants it to stop: nothing is unfinished, and the same command may be run again.
+    #[error("interrupted; {detail}")]
+    Interrupted {
+        /// What was done before.
+        detail: String,
+    },
     /// A frame could not be encoded or decoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -87,9 +95,20 @@ pub enum StoreError {
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// What an operating system's error means, without its number.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+/// Detail of an object whose bytes changed where only a digest tells.
+const NOT_WHAT_WAS_SAVED: &str = "its stored bytes do not decode to what was saved";
+
 /// Hint for an object that failed its check.
-const DAMAGED_HINT: &str =
-    "Run `tpde verify` to see what else is affected, and restore this object from a copy of the store";
+const DAMAGED_HINT: &str = "Run `tpde verify` to see which checkpoints are affected, and restore this object from a copy of the store";
 
 impl StoreError {
     /// `NotFound`.
@@ -126,6 +145,13 @@ impl StoreError {
         }
     }
 
+    /// `Interrupted`.
+    pub(crate) fn interrupted(detail: impl Into<String>) -> Self {
+        Self::Interrupted {
+            detail: detail.into(),
+        }
+    }
+
     /// What decoding the stored `object` said: too new, or damaged.
     pub(crate) fn decoding(object: impl Into<String>, error: CodecError) -> Self {
         match error {
@@ -133,6 +159,11 @@ impl StoreError {
                 what: object.into(),
                 detail: format!("{what} {found}, this build knows {known}"),
             },
+            CodecError::WrongTensor { .. } => Self::corrupt(object, NOT_WHAT_WAS_SAVED),
+            CodecError::Corrupt { what, detail } if what.ends_with("digest") => {
+                tracing::debug!("{what}: {detail}");
+                Self::corrupt(object, NOT_WHAT_WAS_SAVED)
+            }
             other => Self::corrupt(object, other.to_string()),
         }
     }
@@ -159,6 +190,15 @@ mod tests {
             what: "slot",
             detail: "bad sum".to_owned(),
         };
+        let digest = CodecError::Corrupt {
+            what: "group digest",
+            detail: "tiles 0.. decoded to other bytes".to_owned(),
+        };
+        let text = StoreError::decoding("tensor ab", digest).to_string();
+        assert!(
+            !text.contains("group") && text.contains("what was saved"),
+            "{text}"
+        );
         let error = StoreError::decoding("runs/a/1", broken);
         assert!(matches!(error, StoreError::Corrupt { .. }));
         assert!(error.to_string().contains("tpde verify"));

@@ -133,7 +133,7 @@ impl Store {
     ///
     /// Cost: decodes every new tensor, its base and what it is given.
     pub fn explain(&self, checkpoint: &Resolved, progress: &dyn Progress) -> Result<Explanation> {
-        let manifest = self.manifest(checkpoint.manifest)?;
+        let manifest = self.named_manifest(checkpoint.manifest)?;
         let new = |record: &&TensorRecord| record.stored_bytes > 0;
         progress.start(
             Stage::Explain,

@@ -79,6 +79,7 @@ pub use config::{Access, Config};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
 pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};
+pub use files::left_out::{LeftOut, LeftOutWhy};
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};

@@ -17,9 +17,9 @@ use std::str::FromStr;
 
 use crate::error::{Result, StoreError};
 use crate::history::{self, some_of};
-use crate::ids::ManifestId;
+use crate::ids::{ManifestId, is_lower_hex};
 use crate::keys::{Key, Prefix};
-use crate::names::{RunName, TagName, looks_like_prefix};
+use crate::names::{MIN_PREFIX_LEN, RunName, TagName, looks_like_prefix};
 use crate::objects::Objects;
 use crate::tags;
 
@@ -78,7 +78,7 @@ impl FromStr for Reference {
             StoreError::input(
                 format!("checkpoint {text:?}"),
                 detail,
-                "Write run@step, run@latest, run~N, a tag, or the beginning of a manifest id",
+                "Write run@step, run@latest, run~N, a tag, or the beginning of a manifest id (six digits or more)",
             )
         };
         let number = |what: &str, digits: &str| match digits.parse::<u64>() {
@@ -207,6 +207,12 @@ fn word(objects: &Objects, word: &str) -> Result<Resolved> {
     Err(StoreError::not_found(
         format!("a tag, run or manifest called {word}"),
         match (runs.len(), tags.len()) {
+            _ if word.len() < MIN_PREFIX_LEN && word.bytes().all(is_lower_hex) && !word.is_empty() => {
+                format!(
+                    "The beginning of a checkpoint's id counts from {MIN_PREFIX_LEN} digits on. There are: {}",
+                    some_of(names)
+                )
+            }
             (0, 0) => "The store has no checkpoints yet: `tpde save` makes one".to_owned(),
             _ => format!("There are: {}", some_of(names)),
         },
@@ -355,6 +361,7 @@ mod tests {
             ("lama", "llama"),
             ("lama@3", "llama"),
             ("ffffffff", "llama"),
+            ("25d6", "from 6 digits on"),
             ("llama@", "not a step"),
             ("llama@+1", "not a step"),
             ("llama@x", "run@latest"),

@@ -45,6 +45,14 @@ pub struct RestoreReport {
     pub tensors: u32,
     /// Bytes written.
     pub bytes: u64,
+    /// Files that the checkpoint has.
+    pub of_files: u32,
+    /// Tensors that the checkpoint has.
+    pub of_tensors: u32,
+    /// Unfinished files of interrupted restores that were removed.
+    pub stale_files: u64,
+    /// Files in the target that are none of the checkpoint's; looked for only if files were to be written over.
+    pub other_files: u64,
 }
 
 /// One piece of a file that is to be written.
@@ -90,13 +98,15 @@ impl Store {
     /// Writes a checkpoint's files.
     ///
     /// Law: every file is the one that was saved, byte for byte, with its permissions; each tensor and blob is compared with
-    /// its id before the file gets its name. On an error no file that was not finished is left.
+    /// its id before the file gets its name. On an error no file that was not finished is left; what a killed restore left in the
+    /// same place is removed.
     ///
     /// # Errors
+    /// `Interrupted`: `progress` said so; every file is either whole or not there.
     /// `Corrupt`: something does not hash to its id; nothing wrong was left behind. `Input`: a file is in the way, or the disk
     /// is full. `NotFound`: no file or tensor matches.
     pub fn restore(&self, request: &RestoreRequest, progress: &dyn Progress) -> Result<RestoreReport> {
-        let manifest = self.manifest(request.manifest)?;
+        let manifest = self.named_manifest(request.manifest)?;
         let files = select(&manifest, request)?;
         let mut plan = Plan {
             store: self,
@@ -105,14 +115,19 @@ impl Store {
             lens: Vec::new(),
         };
         for (number, file) in files.iter().enumerate() {
+            go_on(progress, 0)?;
             plan.file(number, file, request.tensors.as_ref())?;
         }
         let Plan { parts, lens, .. } = plan;
 
+        // Whoever watches must know before the first file is there that this is no moment to be killed.
+        progress.start(Stage::Restore, lens.iter().sum());
         let target = TargetDir::create(&request.target)?;
         for file in &files {
             target.place(&file.path, request.overwrite)?;
         }
+        let paths: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();
+        let stale_files = target.remove_stale(&paths);
         for file in files.iter().filter(|f| f.content == FileContent::Directory) {
             target.directory(&file.path)?;
         }
@@ -123,24 +138,33 @@ impl Store {
                 _ => Some(target.file(&file.path, file.mode, len_bytes, request.overwrite)?),
             });
         }
-        progress.start(Stage::Restore, lens.iter().sum());
         self.write_parts(&manifest, &parts, &open, progress)?;
         progress.finish();
-        for file in open.into_iter().flatten() {
+        for (done, file) in open.into_iter().flatten().enumerate() {
+            go_on(progress, done)?;
             file.commit()?;
         }
         // Children before parents, for a parent may be read-only.
         for file in files.iter().rev().filter(|f| f.content == FileContent::Directory) {
             target.directory_mode(&file.path, file.mode)?;
         }
-        target.sync(&files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>())?;
+        target.sync(&paths)?;
+        let no_directories = |files: &[&FileRecord]| {
+            let files = files.iter().filter(|f| f.content != FileContent::Directory);
+            count(files.count())
+        };
+        let whole: Vec<&FileRecord> = manifest.files.iter().collect();
+        let known = whole.iter().map(|f| f.path.as_str()).collect();
         Ok(RestoreReport {
-            files: count(
-                files
-                    .iter()
-                    .filter(|f| f.content != FileContent::Directory)
-                    .count(),
-            ),
+            of_files: no_directories(&whole),
+            of_tensors: count(manifest.named_tensors().count()),
+            stale_files,
+            other_files: if request.overwrite {
+                target.others(&known)
+            } else {
+                0
+            },
+            files: no_directories(&files),
             tensors: count(
                 files
                     .iter()
@@ -167,6 +191,7 @@ impl Store {
             let done: Result<Vec<Option<SubtreeHash>>> = window
                 .par_iter()
                 .map(|part| {
+                    go_on(progress, 0)?;
                     let hash = match part {
                         Part::Slice {
                             file,
@@ -223,6 +248,17 @@ impl Store {
             }
         }
         current.map_or(Ok(()), |(id, hashes)| check_tensor(id, &hashes))
+    }
+}
+
+/// Stops a restore of which `done` files are in place, if whoever waits wants it to.
+fn go_on(progress: &dyn Progress, done: usize) -> Result<()> {
+    match (progress.is_cancelled(), done) {
+        (false, _) => Ok(()),
+        (true, 0) => Err(StoreError::interrupted("no file was written")),
+        (true, done) => Err(StoreError::interrupted(format!(
+            "the first {done} files are in place and whole, no other was written"
+        ))),
     }
 }
 
@@ -351,10 +387,14 @@ fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'
             (_, Some(_)) => "a tensor whose name matches --tensors",
             (_, None) => "a file whose path matches --files",
         };
-        return Err(StoreError::not_found(
-            what,
-            "Run `tpde ls` to see what the checkpoint holds",
-        ));
+        let (run, step) = (&manifest.run, manifest.step);
+        let tensors = if request.tensors.is_some() {
+            " --tensors"
+        } else {
+            ""
+        };
+        let hint = format!("Run `tpde ls {run}@{step}{tensors}` to see what there is");
+        return Err(StoreError::not_found(what, hint));
     }
     Ok(files)
 }

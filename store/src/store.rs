@@ -8,7 +8,7 @@ use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
 use crate::index::{cache_folder, open_index};
-use crate::keys::Key;
+use crate::keys::{Key, Prefix};
 use crate::manifest::Manifest;
 use crate::objects::Objects;
 use crate::reference::{self, Resolved};
@@ -48,7 +48,7 @@ impl Store {
     /// # Errors
     /// As [`config::open`].
     pub fn over(objects: Objects, cache: Option<PathBuf>) -> Result<Self> {
-        let (config, access) = config::open(&objects)?;
+        let (config, access) = config::open(&objects).map_err(|error| no_config(&objects, error))?;
         let index = open_index(&config.store_id, cache.as_deref().map(Path::new));
         Ok(Self {
             objects,
@@ -89,6 +89,19 @@ impl Store {
         Manifest::decode(id, &self.objects.get(&Key::Manifest(id))?)
     }
 
+    /// Reads the manifest of a checkpoint that a run, a tag or a listing named.
+    ///
+    /// # Errors
+    /// As [`Store::manifest`]; `Corrupt` instead of `NotFound`: what was named must be there.
+    pub fn named_manifest(&self, id: ManifestId) -> Result<Manifest> {
+        self.manifest(id).map_err(|error| match error {
+            StoreError::NotFound { .. } => {
+                StoreError::corrupt(Key::Manifest(id).to_string(), "it is missing")
+            }
+            other => other,
+        })
+    }
+
     /// Everything that some stored content is decoded from, or `None` if it is not whole: then it must be stored again.
     ///
     /// # Errors
@@ -105,5 +118,32 @@ impl Store {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// What to do about a `tpde.json` that is damaged, or is not where a store seems to be: nothing can be asked without it.
+fn no_config(objects: &Objects, error: StoreError) -> StoreError {
+    const FROM_A_COPY: &str = "Restore tpde.json from a copy of the store (a few lines of JSON); nothing else needs it, and nothing is lost";
+    let at = objects.location();
+    match error {
+        StoreError::Corrupt { object, detail, .. } => StoreError::Corrupt {
+            object,
+            detail,
+            hint: FROM_A_COPY.to_owned(),
+        },
+        StoreError::NotFound { what, hint } => match objects.shallow(&Prefix::Root) {
+            Ok((folders, _)) if folders.iter().any(|f| f == "packs" || f == "runs") => StoreError::Corrupt {
+                object: format!("store {at}"),
+                detail: "it holds objects of a store, and tpde.json is missing".to_owned(),
+                hint: FROM_A_COPY.to_owned(),
+            },
+            Ok((folders, files)) if !folders.is_empty() || !files.is_empty() => StoreError::not_found(
+                what,
+                "The folder holds other things: name the one that holds tpde.json, or make a store in a new folder with \
+                 `tpde init PATH`",
+            ),
+            _ => StoreError::not_found(what, hint),
+        },
+        other => other,
     }
 }

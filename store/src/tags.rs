@@ -13,6 +13,7 @@ use tpde_core::wire::{Reader, Writer};
 
 use crate::claim::{Claim, claim};
 use crate::error::{Result, StoreError};
+use crate::history;
 use crate::ids::{ManifestId, Nonce};
 use crate::keys::{Key, Prefix};
 use crate::names::{RunName, TagName};
@@ -165,6 +166,47 @@ pub fn list(objects: &Objects) -> Result<Vec<TagRecord>> {
     Ok(tags)
 }
 
+/// Checks that `name` means one thing: no run has it, and it is no word of references.
+///
+/// Tags that were set before this was checked are found and removed as ever.
+///
+/// # Errors
+/// * `Input`: it is a word of references.
+/// * `Conflict`: a run has this name.
+/// * `Backend`: the store cannot be read.
+pub fn check_name(objects: &Objects, name: &TagName) -> Result<()> {
+    if name.as_str() == "latest" {
+        return Err(StoreError::input(
+            "tag name \"latest\"",
+            "it is the word for a run's newest checkpoint",
+            "Choose another name, or write run@latest for the newest checkpoint",
+        ));
+    }
+    let run: RunName = name.as_str().parse()?;
+    if history::newest(objects, &run)?.is_some() {
+        return Err(StoreError::conflict(
+            format!("a run is called {name}, and as a tag the name would stand for another checkpoint"),
+            "Choose another name for the tag",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that a new run's name is no tag: the bare word would not lead to the run.
+///
+/// # Errors
+/// * `Conflict`: a tag has this name.
+/// * `Corrupt`, `Newer`, `Backend`: as for every read.
+pub(crate) fn check_run(objects: &Objects, run: &RunName) -> Result<()> {
+    match run.as_str().parse() {
+        Ok(name) if get(objects, &name)?.is_some() => Err(StoreError::conflict(
+            format!("a tag is called {run}, and would hide the run"),
+            format!("Choose another name for the run, or remove the tag with `tpde tag --delete {run}`"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Points the tag `name` at `target`.
 ///
 /// Setting it to what it stands for already writes nothing.
@@ -305,6 +347,24 @@ mod tests {
         assert!(remove(&objects, &name(), 5).unwrap().deleted);
         assert!(list(&objects).unwrap().is_empty());
         assert_eq!(set(&objects, &name(), &target(30), false, 6).unwrap().seq, 3);
+    }
+
+    /// Promise: a name never means two things: neither a tag nor a run takes the other's, nor a tag a word of references.
+    #[test]
+    fn one_name_one_meaning() {
+        let objects = Objects::memory();
+        check_name(&objects, &name()).unwrap();
+        check_run(&objects, &"best".parse().unwrap()).unwrap();
+        set(&objects, &name(), &target(10), false, 1).unwrap();
+        let error = check_run(&objects, &"best".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+        remove(&objects, &name(), 2).unwrap();
+        check_run(&objects, &"best".parse().unwrap()).unwrap();
+        history::tests::fabricate(&objects, &"best".parse().unwrap(), 1);
+        let error = check_name(&objects, &name()).unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+        let error = check_name(&objects, &"latest".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("run@latest"), "{error}");
     }
 
     /// Promise: of racing writers one sets an unforced tag; forced ones all land in some order.

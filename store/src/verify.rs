@@ -1,6 +1,7 @@
 //! Verify: what the store promises, checked.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use rayon::prelude::*;
 use tpde_core::{Dtype, SubtreeHash, TensorId};
@@ -12,6 +13,7 @@ use crate::history;
 use crate::ids::{BlobId, ManifestId, PackId};
 use crate::keys::{Key, Prefix};
 use crate::manifest::{FileContent, Manifest, TensorRecord};
+use crate::pack::{ContentHash, read_entries};
 use crate::progress::{Progress, Stage};
 use crate::restore::{check_tensor, hints, slices};
 use crate::store::Store;
@@ -38,13 +40,26 @@ pub struct VerifyRequest {
     pub only: Option<ManifestId>,
 }
 
-/// Something that is not as it should be.
+/// A checkpoint that a problem touches.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Affected {
+    /// The run.
+    pub run: String,
+    /// The training step.
+    pub step: u64,
+    /// The checkpoint's id.
+    pub manifest: ManifestId,
+}
+
+/// Something that is not as it should be: one for each object, however often it is missed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where it was found: a checkpoint, a run or an object.
+    /// What is damaged or missing: an object, a tensor, a file or a run.
     pub object: String,
     /// What is wrong with it.
     pub detail: String,
+    /// The checkpoints that need it.
+    pub affects: Vec<Affected>,
 }
 
 /// What was checked, and what was found.
@@ -60,36 +75,89 @@ pub struct VerifyReport {
     pub contents: u64,
     /// Bytes that were read from packs or decoded.
     pub bytes: u64,
+    /// Those of them that were decoded.
+    pub decoded_bytes: u64,
+    /// Checkpoints that no problem touches.
+    pub sound: u64,
     /// What is wrong; empty if all is well.
     pub problems: Vec<Problem>,
 }
 
 impl VerifyReport {
-    /// Notes a problem and goes on; an error that is not about what is stored ends the run.
-    fn note<T>(&mut self, object: impl Into<String>, result: Result<T>) -> Result<Option<T>> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => {
-                // The hint of such an error is to run verify, and this is it.
-                let detail = match error {
-                    StoreError::Corrupt { object, detail, .. } => format!("{object}: {detail}"),
-                    StoreError::NotFound { what, .. } => format!("{what} was not found"),
-                    StoreError::Newer { what, detail } => {
-                        format!("{what} needs another version of tpde: {detail}")
-                    }
-                    StoreError::Codec(error) => error.to_string(),
-                    other => return Err(other),
-                };
-                let object = object.into();
-                let detail = detail
-                    .strip_prefix(&format!("{object}: "))
-                    .map_or(detail.clone(), str::to_owned);
-                self.problems.push(Problem { object, detail });
-                Ok(None)
+    /// Notes a problem of `object` that touches `affects`, and goes on; an error that is not about what is stored ends the run.
+    fn note<T>(
+        &mut self,
+        object: impl Into<String>,
+        affects: &[&Affected],
+        result: Result<T>,
+    ) -> Result<Option<T>> {
+        let error = match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) => error,
+        };
+        // The hint of such an error is to run verify, and this is it.
+        let (found, detail) = match error {
+            StoreError::Corrupt { object, detail, .. } => (object, detail),
+            StoreError::NotFound { what, .. } => (what, "it is missing".to_owned()),
+            StoreError::Newer { what, detail } => {
+                (what, format!("it needs another version of tpde: {detail}"))
             }
+            StoreError::Codec(error) => (CONTENT.to_owned(), error.to_string()),
+            other => return Err(other),
+        };
+        match object.into() {
+            object if object == CONTENT => self.add(found, detail, affects),
+            object if found.starts_with(&object) || detail == "it is missing" => {
+                self.add(object, detail, affects)
+            }
+            object => self.add(object, format!("{found}: {detail}"), affects),
+        }
+        Ok(None)
+    }
+
+    /// Adds a problem, or more checkpoints to one that is known.
+    fn add(&mut self, object: String, detail: String, affects: &[&Affected]) {
+        let known = self.problems.iter_mut().find(|p| p.object == object);
+        let affects = affects.iter().map(|&a| a.clone());
+        match known {
+            Some(problem) => problem.affects.extend(affects),
+            None => self.problems.push(Problem {
+                object,
+                detail,
+                affects: affects.collect(),
+            }),
         }
     }
+
+    /// Brings everything in order, and counts what is sound.
+    fn finish(&mut self, checkpoints: &BTreeSet<ManifestId>) {
+        for problem in &mut self.problems {
+            problem.affects.sort();
+            problem.affects.dedup();
+        }
+        self.problems.sort();
+        let touched: BTreeSet<ManifestId> = self
+            .problems
+            .iter()
+            .flat_map(|p| p.affects.iter().map(|a| a.manifest))
+            .collect();
+        self.sound = checkpoints.difference(&touched).count() as u64;
+    }
 }
+
+/// Stands for whatever content an error names itself.
+const CONTENT: &str = "content";
+
+/// A checkpoint under test.
+struct Tested {
+    manifest: Manifest,
+    name: Affected,
+    /// The packs that it is restored from, as far as they were found.
+    packs: BTreeSet<PackId>,
+}
+
+/// What looking for one content gave: the packs that it is restored from.
+type Found = Rc<BTreeSet<PackId>>;
 
 /// One distinct content of the checkpoints under test.
 enum Work<'m> {
@@ -106,16 +174,33 @@ impl Store {
     /// `Backend` if the store cannot be read at all; `NotFound` if there is no checkpoint `only`.
     pub fn verify(&self, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        let ids = match request.only {
-            Some(id) => BTreeSet::from([id]),
+        let names = match request.only {
+            Some(id) => BTreeMap::from([(id, None)]),
             None => self.verify_runs(&mut report)?,
         };
-        let mut manifests = Vec::with_capacity(ids.len());
-        for id in ids {
-            manifests.extend(report.note(format!("manifest {}", id.short()), self.manifest(id))?);
+        let mut tested = Vec::with_capacity(names.len());
+        let mut read = BTreeSet::new();
+        for (id, name) in names {
+            let key = Key::Manifest(id).to_string();
+            let affects: Vec<&Affected> = name.iter().collect();
+            let Some(manifest) = report.note(key, &affects, self.manifest(id))? else {
+                continue;
+            };
+            read.insert(id);
+            let name = name.unwrap_or_else(|| Affected {
+                run: manifest.run.clone(),
+                step: manifest.step,
+                manifest: id,
+            });
+            tested.push(Tested {
+                manifest,
+                name,
+                packs: BTreeSet::new(),
+            });
         }
-        report.checkpoints = manifests.len() as u64;
-        let mut packs = self.verify_names(&manifests, &mut report)?;
+        report.checkpoints = tested.len() as u64;
+        self.verify_names(&mut tested, &mut report)?;
+        let mut packs: BTreeSet<PackId> = tested.iter().flat_map(|t| t.packs.iter().copied()).collect();
         if request.level >= VerifyLevel::ReadData {
             if request.only.is_none() {
                 packs.extend(
@@ -128,67 +213,166 @@ impl Store {
                         }),
                 );
             }
-            self.verify_packs(&packs, &mut report, progress)?;
+            self.verify_packs(&packs, &tested, &mut report, progress)?;
         }
         report.packs = packs.len() as u64;
         if request.level >= VerifyLevel::Restore {
-            self.verify_contents(&manifests, &mut report, progress)?;
+            self.verify_contents(&tested, &mut report, progress)?;
         }
-        report.problems.sort();
-        report.problems.dedup();
+        report.finish(&read);
         Ok(report)
     }
 
-    /// Follows every run's slots; gives all manifests that they name.
-    fn verify_runs(&self, report: &mut VerifyReport) -> Result<BTreeSet<ManifestId>> {
-        let mut ids = BTreeSet::new();
+    /// Follows every run's slots; gives all manifests that they name, and what they are called there.
+    fn verify_runs(&self, report: &mut VerifyReport) -> Result<BTreeMap<ManifestId, Option<Affected>>> {
+        let mut ids = BTreeMap::new();
         for run in history::runs(self.objects())? {
             report.runs += 1;
             let chain = history::check_chain(self.objects(), &run);
-            report.note(format!("run {run}"), chain)?;
+            report.note(format!("run {run}"), &[], chain)?;
             let log = history::log(self.objects(), &run);
-            if let Some(log) = report.note(format!("run {run}"), log)? {
-                ids.extend(log.commits().map(|s| s.manifest));
+            if let Some(log) = report.note(format!("run {run}"), &[], log)? {
+                ids.extend(log.commits().map(|s| {
+                    let name = Affected {
+                        run: run.to_string(),
+                        step: s.step,
+                        manifest: s.manifest,
+                    };
+                    (s.manifest, Some(name))
+                }));
             }
         }
         Ok(ids)
     }
 
-    /// Finds every content and everything it is decoded from; gives the packs that hold them.
-    fn verify_names(&self, manifests: &[Manifest], report: &mut VerifyReport) -> Result<BTreeSet<PackId>> {
-        let mut packs = BTreeSet::new();
-        let mut tensors = HashSet::new();
-        let mut blobs = HashSet::new();
-        for manifest in manifests {
-            for record in &manifest.tensors {
-                if !tensors.insert((record.id, record.dtype)) {
+    /// Finds every content and everything it is decoded from; notes in each checkpoint the packs that hold them.
+    fn verify_names(&self, tested: &mut [Tested], report: &mut VerifyReport) -> Result<()> {
+        let mut seen: HashMap<(ContentHash, Option<Dtype>), Found> = HashMap::new();
+        // What cannot be found is looked for once; the packs that should hold it are looked at once.
+        let mut missed: HashMap<(ContentHash, Option<Dtype>), Vec<String>> = HashMap::new();
+        let mut lost: HashMap<PackId, Option<String>> = HashMap::new();
+        for checkpoint in tested {
+            let manifest = &checkpoint.manifest;
+            let tensors = (0..manifest.tensors.len()).map(|index| (true, index));
+            let blobs = (0..manifest.blobs.len()).map(|index| (false, index));
+            for (is_tensor, index) in tensors.chain(blobs) {
+                let key = match is_tensor {
+                    true => {
+                        let record = &manifest.tensors[index];
+                        (*record.id.as_bytes(), Some(record.dtype))
+                    }
+                    false => (*manifest.blobs[index].id.as_bytes(), None),
+                };
+                if let Some(objects) = missed.get(&key) {
+                    for object in objects {
+                        report.add(object.clone(), String::new(), &[&checkpoint.name]);
+                    }
                     continue;
                 }
-                for (slice, ..) in slices(record) {
-                    let graph = self.slice_graph(manifest, record, slice);
-                    let Some(graph) = report.note(shown(manifest), graph)? else {
-                        break;
-                    };
-                    packs.extend(graph.packs());
-                }
-            }
-            for blob in &manifest.blobs {
-                if !blobs.insert(blob.id) {
+                if let Some(found) = seen.get(&key) {
+                    checkpoint.packs.extend(found.iter());
                     continue;
                 }
-                let hint = manifest.packs[blob.pack as usize];
-                let graph = self.catalog.blob(self.objects(), blob.id, &[hint]);
-                let graph = report.note(shown(manifest), graph)?;
-                packs.extend(graph.iter().flat_map(Graph::packs));
+                let (found, hints) = match is_tensor {
+                    true => {
+                        let record = &manifest.tensors[index];
+                        let graphs =
+                            slices(record).map(|(slice, ..)| self.slice_graph(manifest, record, slice));
+                        (packs_of(graphs), hints(manifest, record))
+                    }
+                    false => {
+                        let blob = &manifest.blobs[index];
+                        let hint = manifest.packs[blob.pack as usize];
+                        let graph = self.catalog.blob(self.objects(), blob.id, &[hint]);
+                        (packs_of([graph]), vec![hint])
+                    }
+                };
+                match found {
+                    Ok(found) => {
+                        checkpoint.packs.extend(found.iter());
+                        seen.insert(key, Rc::new(found));
+                    }
+                    Err(error) => {
+                        let objects = self.blame(
+                            error,
+                            &hints,
+                            &manifest.packs,
+                            &mut lost,
+                            report,
+                            &checkpoint.name,
+                        )?;
+                        missed.insert(key, objects);
+                    }
+                }
             }
         }
-        report.contents = (tensors.len() + blobs.len()) as u64;
-        Ok(packs)
+        report.contents = (seen.len() + missed.len()) as u64;
+        Ok(())
+    }
+
+    /// Notes why some content cannot be found: the packs that should hold it, if they are gone or damaged, or else the content.
+    /// Gives the objects of the problems.
+    ///
+    /// * `hints`: packs that hold the content itself. `named`: all packs of its checkpoint, which hold most of what it is decoded
+    ///   from.
+    fn blame(
+        &self,
+        error: StoreError,
+        hints: &[PackId],
+        named: &[PackId],
+        lost: &mut HashMap<PackId, Option<String>>,
+        report: &mut VerifyReport,
+        affects: &Affected,
+    ) -> Result<Vec<String>> {
+        let mut blamed = Vec::new();
+        for packs in [hints, named] {
+            for &pack in packs {
+                let fault = match lost.get(&pack) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let fault = match read_entries(self.objects(), pack) {
+                            Ok(_) => None,
+                            Err(StoreError::NotFound { .. }) => Some("it is missing".to_owned()),
+                            Err(StoreError::Corrupt { detail, .. }) => Some(detail),
+                            Err(StoreError::Newer { detail, .. }) => Some(detail),
+                            Err(other) => return Err(other),
+                        };
+                        lost.insert(pack, fault.clone());
+                        fault
+                    }
+                };
+                if let Some(detail) = fault {
+                    let object = Key::Pack(pack).to_string();
+                    report.add(object.clone(), detail, &[affects]);
+                    blamed.push(object);
+                }
+            }
+            if !blamed.is_empty() {
+                return Ok(blamed);
+            }
+        }
+        // A base in a pack that only older checkpoints name: any lost pack that is known by now is the reason, if there is one.
+        let known: Vec<(PackId, String)> = lost
+            .iter()
+            .filter_map(|(&pack, fault)| Some((pack, fault.clone()?)))
+            .collect();
+        for (pack, detail) in known {
+            let object = Key::Pack(pack).to_string();
+            report.add(object.clone(), detail, &[affects]);
+            blamed.push(object);
+        }
+        if blamed.is_empty() {
+            let before = report.problems.len();
+            report.note(CONTENT, &[affects], Err::<(), _>(error))?;
+            blamed.extend(report.problems.get(before).map(|p| p.object.clone()));
+        }
+        Ok(blamed)
     }
 
     fn verify_packs(
         &self,
         packs: &BTreeSet<PackId>,
+        tested: &[Tested],
         report: &mut VerifyReport,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -217,7 +401,10 @@ impl Store {
                 })
                 .collect();
             for (pack, read) in read {
-                report.bytes += report.note(Key::Pack(pack).to_string(), read)?.unwrap_or(0);
+                let needs = |t: &&Tested| t.packs.contains(&pack);
+                let affects: Vec<&Affected> = tested.iter().filter(needs).map(|t| &t.name).collect();
+                let key = Key::Pack(pack).to_string();
+                report.bytes += report.note(key, &affects, read)?.unwrap_or(0);
             }
         }
         progress.finish();
@@ -226,13 +413,13 @@ impl Store {
 
     fn verify_contents(
         &self,
-        manifests: &[Manifest],
+        tested: &[Tested],
         report: &mut VerifyReport,
         progress: &dyn Progress,
     ) -> Result<()> {
         let mut seen: HashSet<(TensorId, Dtype)> = HashSet::new();
         let mut work = Vec::new();
-        for manifest in manifests {
+        for Tested { manifest, .. } in tested {
             let tensors = manifest
                 .tensors
                 .iter()
@@ -262,22 +449,55 @@ impl Store {
             Work::File { .. } => u64::from(MAX_BLOB_RANK) * BLOB_BYTES as u64,
         };
         for window in windows(&work, memory) {
-            let checked: Vec<(String, Result<u64>)> = window
+            let checked: Vec<(&Work<'_>, Result<u64>)> = window
                 .par_iter()
                 .map(|work| {
                     let checked = match work {
                         Work::Tensor { manifest, index } => self.check_tensor(manifest, *index, progress),
                         Work::File { manifest, index } => self.check_file(manifest, *index, progress),
                     };
-                    let (Work::Tensor { manifest, .. } | Work::File { manifest, .. }) = work;
-                    (shown(manifest), checked)
+                    (work, checked)
                 })
                 .collect();
-            for (object, checked) in checked {
-                report.bytes += report.note(object, checked)?.unwrap_or(0);
+            for (work, checked) in checked {
+                let bytes = match checked {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        self.note_content(tested, work, error, report)?;
+                        0
+                    }
+                };
+                report.bytes += bytes;
+                report.decoded_bytes += bytes;
             }
         }
         progress.finish();
+        Ok(())
+    }
+
+    /// Notes a content that does not decode, unless a pack that it is decoded from is a problem already.
+    fn note_content(
+        &self,
+        tested: &[Tested],
+        work: &Work<'_>,
+        error: StoreError,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        let holds = |t: &&Tested| match work {
+            Work::Tensor { manifest, index } => {
+                let id = manifest.tensors[*index].id;
+                t.manifest.tensors.iter().any(|other| other.id == id)
+            }
+            Work::File { manifest, .. } => std::ptr::eq(&t.manifest, *manifest),
+        };
+        let affects: Vec<&Affected> = tested.iter().filter(holds).map(|t| &t.name).collect();
+        let covers =
+            |p: &Problem| p.object.starts_with("packs/") && affects.iter().all(|&a| p.affects.contains(a));
+        let is_about_bytes = matches!(error, StoreError::Corrupt { .. } | StoreError::Codec(_));
+        if is_about_bytes && report.problems.iter().any(covers) {
+            return Ok(());
+        }
+        report.note(CONTENT, &affects, Err::<(), _>(error))?;
         Ok(())
     }
 
@@ -344,6 +564,11 @@ impl Store {
     }
 }
 
-fn shown(manifest: &Manifest) -> String {
-    format!("{}@{}", manifest.run, manifest.step)
+/// The packs of all graphs, if each was found.
+fn packs_of(graphs: impl IntoIterator<Item = Result<Graph>>) -> Result<BTreeSet<PackId>> {
+    let mut packs = BTreeSet::new();
+    for graph in graphs {
+        packs.extend(graph?.packs());
+    }
+    Ok(packs)
 }

@@ -254,6 +254,7 @@ fn dummy() -> SaveReport {
         files: 0,
         tensors: 0,
         new_tensors: 0,
+        left_out: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand};
+use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{completions, diff, explain, init, log, ls, restore, save, show, stats, tag, verify};
@@ -16,10 +17,10 @@ const STYLES: Styles = Styles::styled()
 const REFERENCES: &str = "\
 Checkpoints (REF):
   llama@600      step 600 of run llama
-  llama@latest   its newest; `llama` alone is the same
+  llama@latest   its newest commit, whatever its step; `llama` alone is the same
   llama~2        two commits before the newest
   best           what the tag `best` stands for
-  3fa94c         the checkpoint whose id begins so";
+  3fa94c         the checkpoint whose id begins so (six digits or more)";
 
 const EXAMPLE: &str = "\
 Example:
@@ -91,6 +92,17 @@ pub(crate) fn reference(text: &str) -> Result<String, String> {
     match text.parse::<Reference>() {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Accepts a run's name; what names a checkpoint of a run is pointed elsewhere.
+pub(crate) fn run_of(text: &str) -> Result<RunName, String> {
+    match (text.parse::<RunName>(), text.split(['@', '~']).next()) {
+        (Ok(run), _) => Ok(run),
+        (Err(_), Some(run)) if run != text && text.parse::<Reference>().is_ok() => Err(format!(
+            "it names one checkpoint; `tpde log {run}` lists its run, `tpde show {text}` shows it"
+        )),
+        (Err(error), _) => Err(error.to_string()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Progress bars on standard error, while somebody watches.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tpde_store::{Progress, Stage};
+
+use crate::interrupt::{Moment, Watch};
 
 /// At most 80 columns.
 const TEMPLATE: &str =
@@ -18,14 +20,18 @@ const REDRAW: Duration = Duration::from_millis(200);
 pub(crate) struct Bars {
     shown: bool,
     bar: Mutex<Option<ProgressBar>>,
+    watch: Arc<Watch>,
+    stage: Mutex<Option<Stage>>,
 }
 
 impl Bars {
     /// Bars, unless they are not `wanted` or nobody would see them.
-    pub(crate) fn new(wanted: bool) -> Self {
+    pub(crate) fn new(wanted: bool, watch: Arc<Watch>) -> Self {
         Self {
             shown: wanted && std::io::stderr().is_terminal(),
             bar: Mutex::new(None),
+            watch,
+            stage: Mutex::new(None),
         }
     }
 
@@ -42,6 +48,12 @@ impl Bars {
 
 impl Progress for Bars {
     fn start(&self, stage: Stage, total_bytes: u64) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(stage);
+        self.watch.enter(match stage {
+            Stage::Hash | Stage::Encode => Moment::Saving,
+            Stage::Restore => Moment::Restoring,
+            _ => Moment::Reading,
+        });
         if !self.shown {
             return;
         }
@@ -71,6 +83,15 @@ impl Progress for Bars {
 
     fn finish(&self) {
         self.replace(None);
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A save encodes once more if a pack has gone meanwhile, and says so by starting again.
+        if stage == Some(Stage::Encode) {
+            self.watch.enter(Moment::Committing);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.watch.is_cancelled()
     }
 }
 
@@ -78,5 +99,6 @@ impl Drop for Bars {
     /// An error ends a stage too, and its message wants a clean line.
     fn drop(&mut self) {
         self.replace(None);
+        self.watch.enter(Moment::Answering);
     }
 }

@@ -25,17 +25,20 @@ pub(crate) enum Exit {
     Corrupt = 4,
     /// The store holds something else than the command assumed.
     Conflict = 5,
+    /// A signal ended it.
+    Interrupted = 130,
 }
 
 /// The codes, as `--help` prints them.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed: a file, the disk or the server is in the way
+  1  failed: a file (one that a restore would write over, too), the disk or the server is in the way
   2  usage: what was typed cannot be used
   3  not found: no such store, run, checkpoint, tag or file
   4  corrupt: stored bytes are damaged, or `verify` found problems
-  5  conflict: the store holds something else than the command assumed";
+  5  conflict: the store holds something else than the command assumed
+  130  interrupted: by Ctrl-C, or by a request to end";
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +167,12 @@ impl From<&StoreError> for Report {
                 format!("cannot {action} {key}: {source}"),
                 hint,
             ),
+            StoreError::Interrupted { detail } => Self::new(
+                Exit::Interrupted,
+                "interrupted",
+                format!("interrupted; {detail}"),
+                None,
+            ),
             StoreError::Codec(codec) => {
                 let (exit, kind) = match codec {
                     CodecError::Unsupported { .. } => (Exit::Failed, "newer"),
@@ -209,6 +218,7 @@ mod tests {
             (Exit::NotFound, "not found"),
             (Exit::Corrupt, "corrupt"),
             (Exit::Conflict, "conflict"),
+            (Exit::Interrupted, "interrupted"),
         ];
         for (exit, word) in all {
             assert!(

@@ -3,6 +3,7 @@
 //! ```text
 //! args ─▶ commands/* ─▶ session (store, references) ─▶ tpde-store
 //!             └─▶ screen (text or JSON on standard output)        failure (standard error, exit code)
+//! interrupt   Ctrl-C, between two whole states
 //! text        sizes, tables, colours, and names that are safe to print
 //! ```
 
@@ -10,6 +11,7 @@ mod args;
 mod bars;
 mod commands;
 mod failure;
+mod interrupt;
 mod screen;
 mod session;
 mod text;
@@ -32,15 +34,21 @@ use text::style::Style;
 fn main() -> ExitCode {
     let typed: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&typed) {
-        Ok(cli) => run(&cli),
+        Ok(cli) => run(&cli, typed.iter().any(is_store)),
         Err(error) => misused(&error, typed.iter().any(|word| word == "--json")),
     };
     ExitCode::from(exit as u8)
 }
 
-fn run(cli: &Cli) -> Exit {
+/// Whether a word of the command line names the store.
+fn is_store(word: &OsString) -> bool {
+    let word = word.to_string_lossy();
+    word == "--store" || word.starts_with("--store=")
+}
+
+fn run(cli: &Cli, names_store: bool) -> Exit {
     start_log(&cli.globals);
-    match dispatch(&cli.command, &Session::new(&cli.globals)) {
+    match dispatch(&cli.command, &Session::new(&cli.globals, names_store)) {
         Ok(exit) => exit,
         Err(failure) => report(&Report::from(&failure), cli.globals.json),
     }

@@ -1,11 +1,14 @@
 //! One run of the command: which store, and what the words on the command line stand for in it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use tpde_store::{Resolved, Store, StoreError};
 
 use crate::args::Globals;
 use crate::bars::Bars;
 use crate::failure::Failure;
+use crate::interrupt::Watch;
 use crate::screen::{Answer, Screen};
 use crate::text::page::Page;
 use crate::text::style::Tone;
@@ -14,20 +17,44 @@ use crate::text::style::Tone;
 #[derive(Debug)]
 pub(crate) struct Session {
     location: Option<String>,
+    /// Whether the command line named the store, and not the environment.
+    is_typed: bool,
     screen: Screen,
     bars_wanted: bool,
+    watch: Arc<Watch>,
 }
 
 impl Session {
-    pub(crate) fn new(globals: &Globals) -> Self {
+    /// * `is_typed`: whether `--store` stood on the command line.
+    pub(crate) fn new(globals: &Globals, is_typed: bool) -> Self {
         Self {
             location: globals.store.clone().filter(|s| !s.is_empty()),
+            is_typed,
             screen: Screen {
                 json: globals.json,
                 quiet: globals.quiet,
             },
             // Log lines and bars would write over each other.
             bars_wanted: !globals.quiet && !globals.json && globals.verbose == 0,
+            watch: Watch::start(globals.json),
+        }
+    }
+
+    /// Where a store is to be made: at `path`, or where the options say.
+    ///
+    /// # Errors
+    /// `Usage` if nothing was named, or two places were.
+    pub(crate) fn place<'s>(&'s self, path: Option<&'s str>) -> Result<&'s str, Failure> {
+        match (path, self.location.as_deref()) {
+            (Some(path), Some(other)) if self.is_typed && path != other => Err(Failure::Usage {
+                message: format!("two places are named: {path} and --store {other}"),
+                hint: format!("Write `tpde init {path}` or `tpde init {other}`"),
+            }),
+            (Some(path), _) | (None, Some(path)) => Ok(path),
+            (None, None) => Err(Failure::Usage {
+                message: "no place is named".to_owned(),
+                hint: "Write `tpde init PATH`".to_owned(),
+            }),
         }
     }
 
@@ -53,7 +80,7 @@ impl Session {
 
     /// Bars for a long job.
     pub(crate) fn bars(&self) -> Bars {
-        Bars::new(self.bars_wanted)
+        Bars::new(self.bars_wanted, Arc::clone(&self.watch))
     }
 
     /// Prints what the command has to say.

@@ -1,7 +1,9 @@
 //! The user's files: finding them, understanding them, reading and writing them safely.
 
+pub(crate) mod left_out;
 pub(crate) mod paths;
 pub(crate) mod safetensors;
 pub(crate) mod scan;
 pub(crate) mod source;
+pub(crate) mod stale;
 pub(crate) mod target;

@@ -4,8 +4,9 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::left_out::{LeftOut, is_store, why};
 use super::paths;
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, in_words};
 
 /// Most nested directories.
 const MAX_DEPTH: usize = 64;
@@ -25,24 +26,46 @@ pub(crate) struct Found {
     pub(crate) len_bytes: u64,
 }
 
+/// A checkpoint's directory, walked.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// What is to be saved, by path.
+    pub(crate) found: Vec<Found>,
+    /// What was passed by.
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
 /// Lists everything below `root` (or `root` alone, if it is a file), sorted by path.
 ///
-/// A symbolic link to a file is followed: its content is what a restore needs.
+/// A symbolic link to a file is followed: its content is what a restore needs. Stores, and what a restore did not finish, are
+/// left out.
+///
+/// * `own`: the folder of the store that is saved to, if it is one on this machine.
 ///
 /// # Errors
-/// `Input`: nothing there, a link to a directory or to nothing, a socket or device, a name that is not UTF-8 or too long.
-pub(crate) fn scan(root: &Path) -> Result<Vec<Found>> {
+/// `Input`: nothing there, a store, a link to a directory or to nothing, a socket or device, a name that is not UTF-8 or too
+/// long.
+pub(crate) fn scan(root: &Path, own: Option<&Path>) -> Result<Scan> {
     let metadata = fs::metadata(root).map_err(|e| unreadable(root, &e))?;
-    let mut found = Vec::new();
+    let own = own.and_then(|own| own.canonicalize().ok());
+    let is_inside = |own: &PathBuf| root.canonicalize().is_ok_and(|at| at.starts_with(own));
+    if own.as_ref().is_some_and(is_inside) || metadata.is_dir() && is_store(root, own.as_deref()) {
+        return Err(StoreError::input(
+            shown(root),
+            "it is a store, or part of one, and no checkpoint",
+            "Name the directory that holds the checkpoint's files",
+        ));
+    }
+    let mut scan = Scan::default();
     if metadata.is_file() {
         let name = root.file_name().ok_or_else(|| unnamed(root))?;
         let name = name.to_str().ok_or_else(|| unnamed(root))?;
-        found.push(entry(name.to_owned(), root, &metadata)?);
+        scan.found.push(entry(name.to_owned(), root, &metadata)?);
     } else if !metadata.is_dir() {
         return Err(special(root));
     } else {
-        walk(root, "", 0, &mut found)?;
-        if found.is_empty() {
+        walk(root, "", 0, own.as_deref(), &mut scan)?;
+        if scan.found.is_empty() {
             return Err(StoreError::input(
                 shown(root),
                 "the directory is empty",
@@ -50,11 +73,12 @@ pub(crate) fn scan(root: &Path) -> Result<Vec<Found>> {
             ));
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    scan.found.sort_by(|a, b| a.path.cmp(&b.path));
+    scan.left_out.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(scan)
 }
 
-fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result<()> {
+fn walk(dir: &Path, below: &str, depth: usize, own: Option<&Path>, scan: &mut Scan) -> Result<()> {
     if depth > MAX_DEPTH {
         let detail = format!("directories are nested more than {MAX_DEPTH} deep");
         return Err(StoreError::input(
@@ -76,6 +100,10 @@ fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result
         };
         let link = fs::symlink_metadata(&source).map_err(|e| unreadable(&source, &e))?;
         let metadata = fs::metadata(&source).map_err(|e| unreadable(&source, &e))?;
+        if let Some(why) = why(&source, name, metadata.is_dir(), own) {
+            scan.left_out.push(LeftOut { path, why });
+            continue;
+        }
         if metadata.is_dir() {
             if link.is_symlink() {
                 return Err(StoreError::input(
@@ -84,10 +112,10 @@ fn walk(dir: &Path, below: &str, depth: usize, found: &mut Vec<Found>) -> Result
                     "Copy the directory in its place, or remove the link",
                 ));
             }
-            found.push(entry(path.clone(), &source, &metadata)?);
-            walk(&source, &path, depth + 1, found)?;
+            scan.found.push(entry(path.clone(), &source, &metadata)?);
+            walk(&source, &path, depth + 1, own, scan)?;
         } else if metadata.is_file() {
-            found.push(entry(path, &source, &metadata)?);
+            scan.found.push(entry(path, &source, &metadata)?);
         } else {
             return Err(special(&source));
         }
@@ -125,12 +153,15 @@ pub(crate) fn shown(path: &Path) -> String {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
     if error.kind() == std::io::ErrorKind::NotFound {
-        let hint = "Check the path; a symbolic link must lead to a file";
+        let hint = match path.symlink_metadata() {
+            Ok(_) => "It is a symbolic link that leads nowhere: mend or remove it",
+            Err(_) => "Check the path",
+        };
         return StoreError::not_found(shown(path), hint);
     }
     StoreError::input(
         shown(path),
-        error.to_string(),
+        in_words(error),
         "Check its permissions and run the command again",
     )
 }
@@ -152,12 +183,17 @@ mod tests {
     fn trees() {
         let dir = tempfile::tempdir().unwrap();
         let at = |p: &str| dir.path().join(p);
-        assert!(scan(dir.path()).unwrap_err().to_string().contains("is empty"));
+        assert!(
+            scan(dir.path(), None)
+                .unwrap_err()
+                .to_string()
+                .contains("is empty")
+        );
         fs::create_dir_all(at("b/empty")).unwrap();
         fs::write(at("b/x"), "12").unwrap();
         fs::write(at("a"), "1").unwrap();
         std::os::unix::fs::symlink(at("a"), at("c")).unwrap();
-        let found = scan(dir.path()).unwrap();
+        let found = scan(dir.path(), None).unwrap().found;
         let paths: Vec<_> = found
             .iter()
             .map(|f| (f.path.as_str(), f.is_dir, f.len_bytes))
@@ -167,14 +203,14 @@ mod tests {
             ["a", "b", "b/empty", "b/x", "c"]
         );
         assert_eq!(paths[4], ("c", false, 1));
-        assert_eq!(scan(&at("a")).unwrap().len(), 1);
+        assert_eq!(scan(&at("a"), None).unwrap().found.len(), 1);
 
         std::os::unix::fs::symlink(at("nowhere"), at("d")).unwrap();
-        assert!(matches!(scan(dir.path()), Err(StoreError::NotFound { .. })));
+        assert!(matches!(scan(dir.path(), None), Err(StoreError::NotFound { .. })));
         fs::remove_file(at("d")).unwrap();
         std::os::unix::fs::symlink(at("b"), at("d")).unwrap();
         assert!(
-            scan(dir.path())
+            scan(dir.path(), None)
                 .unwrap_err()
                 .to_string()
                 .contains("link to a directory")
@@ -182,10 +218,56 @@ mod tests {
         fs::remove_file(at("d")).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(at("s")).unwrap();
         assert!(
-            scan(dir.path())
+            scan(dir.path(), None)
                 .unwrap_err()
                 .to_string()
                 .contains("neither a file")
         );
+    }
+
+    /// Promise: the store that is saved to, any other store and unfinished files are left out and named; a store alone, or a
+    /// folder inside one, is refused; a mistyped path is not called a link.
+    #[test]
+    fn what_is_left_out() {
+        use crate::files::left_out::LeftOutWhy::{Store, Unfinished};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        for folder in ["own/packs", "deep/other"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        fs::write(at("own/tpde.json"), "damaged").unwrap();
+        fs::write(at("deep/other/tpde.json"), r#"{"format": 1, "store_id": "0"}"#).unwrap();
+        for file in [
+            ".tpde-acbca950-0.partial",
+            "deep/.tpde-acbca950.partial",
+            "w",
+            ".tpde-x.partial",
+        ] {
+            fs::write(at(file), "1").unwrap();
+        }
+        let own = at("own");
+        let scanned = scan(dir.path(), Some(&own)).unwrap();
+        let found: Vec<_> = scanned.found.iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(found, [".tpde-x.partial", "deep", "w"]);
+        let left: Vec<_> = scanned
+            .left_out
+            .iter()
+            .map(|l| (l.path.as_str(), l.why))
+            .collect();
+        assert_eq!(
+            left,
+            [
+                (".tpde-acbca950-0.partial", Unfinished),
+                ("deep/.tpde-acbca950.partial", Unfinished),
+                ("deep/other", Store),
+                ("own", Store),
+            ]
+        );
+        for store in ["own", "own/packs", "deep/other"] {
+            let error = scan(&at(store), Some(&own)).unwrap_err().to_string();
+            assert!(error.contains("it is a store"), "{store}: {error}");
+        }
+        let error = scan(&at("mistyped"), None).unwrap_err().to_string();
+        assert!(!error.contains("link"), "{error}");
     }
 }

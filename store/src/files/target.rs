@@ -1,5 +1,6 @@
 //! Writes restored files: under a temporary name, flushed, then renamed; never through a symbolic link.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -7,15 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::scan::{MODE_BITS, shown};
-use crate::error::{Result, StoreError};
+use super::stale::{Alive, partial_name, remove_stale};
+use crate::error::{Result, StoreError, in_words};
 use crate::ids::Nonce;
 
 /// A directory that restored files go into.
 #[derive(Debug)]
 pub(crate) struct TargetDir {
     root: PathBuf,
-    nonce: Nonce,
+    /// What unfinished files are named after.
+    restore: String,
     files: AtomicUsize,
+    /// Tells other restores that this one is running.
+    _alive: Option<Alive>,
 }
 
 /// A file that is being written; removed again unless it is committed.
@@ -35,12 +40,57 @@ impl TargetDir {
     /// # Errors
     /// `Input` if it is something else than a directory, or cannot be made.
     pub(crate) fn create(root: &Path) -> Result<Self> {
+        if root.metadata().is_ok_and(|m| !m.is_dir()) {
+            let hint = "Name a directory to restore into; it is made if it is not there";
+            return Err(StoreError::input(
+                shown(root),
+                "it is a file, and a restore writes a directory",
+                hint,
+            ));
+        }
         fs::create_dir_all(root).map_err(|e| failed(root, &e))?;
+        let restore = Nonce::random()?.to_string()[..8].to_owned();
         Ok(Self {
             root: root.to_owned(),
-            nonce: Nonce::random()?,
+            _alive: Alive::new(root, &restore),
+            restore,
             files: AtomicUsize::new(0),
         })
+    }
+
+    /// Removes what interrupted restores left where `paths` go. Gives the number of files.
+    pub(crate) fn remove_stale(&self, paths: &[&str]) -> u64 {
+        remove_stale(&self.folders(paths))
+    }
+
+    /// The root, and the directories that hold `paths`.
+    fn folders(&self, paths: &[&str]) -> BTreeSet<PathBuf> {
+        let parents = paths
+            .iter()
+            .filter_map(|p| self.root.join(p).parent().map(Path::to_owned));
+        parents.chain([self.root.clone()]).collect()
+    }
+
+    /// Counts the files below the root that are none of `paths`. Links and what cannot be listed are not followed.
+    pub(crate) fn others(&self, paths: &BTreeSet<&str>) -> u64 {
+        let mut count = 0;
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            let Ok(entries) = fs::read_dir(&folder) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let at = entry.path();
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    folders.push(at);
+                    continue;
+                }
+                let path = at.strip_prefix(&self.root).ok().and_then(Path::to_str);
+                let own = partial_name(&self.restore, None);
+                count += u64::from(!path.is_some_and(|p| paths.contains(p) || p == own));
+            }
+        }
+        count
     }
 
     /// Where `path` (checked when the manifest was read) will lie, if nothing is in the way.
@@ -100,7 +150,7 @@ impl TargetDir {
         };
         fs::create_dir_all(parent).map_err(|e| failed(parent, &e))?;
         let number = self.files.fetch_add(1, Ordering::Relaxed);
-        let temporary = parent.join(format!(".tpde-{}-{number}.partial", &self.nonce.to_string()[..8]));
+        let temporary = parent.join(partial_name(&self.restore, Some(number)));
         // Nobody else reads it before it has its own permissions.
         let made = File::options()
             .write(true)
@@ -123,14 +173,7 @@ impl TargetDir {
     /// # Errors
     /// `Input` if the disk refuses.
     pub(crate) fn sync(&self, paths: &[&str]) -> Result<()> {
-        let mut dirs: Vec<PathBuf> = paths
-            .iter()
-            .filter_map(|p| self.root.join(p).parent().map(Path::to_owned))
-            .collect();
-        dirs.push(self.root.clone());
-        dirs.sort();
-        dirs.dedup();
-        dirs.iter().try_for_each(|dir| {
+        self.folders(paths).iter().try_for_each(|dir| {
             File::open(dir)
                 .and_then(|d| d.sync_all())
                 .map_err(|e| failed(dir, &e))
@@ -187,7 +230,7 @@ fn failed(path: &Path, error: &io::Error) -> StoreError {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "Restore into an empty directory",
         _ => "Check the path and its permissions and run the command again",
     };
-    StoreError::input(shown(path), error.to_string(), hint)
+    StoreError::input(shown(path), in_words(error), hint)
 }
 
 #[cfg(test)]

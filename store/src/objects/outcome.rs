@@ -6,7 +6,8 @@ use std::io::{self, ErrorKind};
 
 use object_store::Error;
 
-use crate::error::StoreError;
+use crate::error::{StoreError, in_words};
+use crate::keys::Key;
 
 /// Whether a failed write may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +91,18 @@ pub(super) fn describe(location: &str, action: &'static str, key: &dyn Display, 
         }
         _ => "Run the command again; what is stored stays stored",
     };
+    let shown = match Key::parse(&key.to_string()) {
+        // The digits of a record say nothing to a person.
+        Some(Key::Tag(name, _)) => format!("tag {name}"),
+        _ => key.to_string(),
+    };
     StoreError::Backend {
         action,
-        key: format!("{key} in {location}"),
-        source: Box::new(error),
+        key: format!("{shown} in {location}"),
+        source: match io_cause(&error) {
+            Some(cause) => in_words(cause).into(),
+            None => Box::new(error),
+        },
         hint: hint.to_owned(),
     }
 }
@@ -116,7 +125,7 @@ mod tests {
         assert_eq!(Doubt::of(&error), Doubt::Definite);
         let text = describe("/data", "put", &"packs/ab", error).to_string();
         assert!(
-            text.contains("Free some space") && text.contains("packs/ab"),
+            text.contains("Free some space") && text.contains("packs/ab") && !text.contains("Generic"),
             "{text}"
         );
     }

@@ -26,7 +26,8 @@ use tpde_core::Relation;
 use crate::catalog::Sought;
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
-use crate::files::scan::scan;
+use crate::files::left_out::LeftOut;
+use crate::files::scan::{Scan, scan};
 use crate::history;
 use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
@@ -39,6 +40,7 @@ use crate::restore::slices;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::{Totals, count};
+use crate::tags;
 use ids::Checkpoint;
 
 /// Most links below a tensor, unless the caller says otherwise.
@@ -124,8 +126,10 @@ pub struct SaveReport {
     pub files: u32,
     /// Tensors in it.
     pub tensors: u32,
-    /// Tensors that the store did not hold before.
+    /// Tensors that were written: those that the store did not hold, or not within the limits that were asked for.
     pub new_tensors: u32,
+    /// What lies below the source and is no part of the checkpoint.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl Store {
@@ -160,7 +164,7 @@ impl Store {
                 "Choose a ratio of 1 or more, or `none`; 4 is the default",
             ));
         }
-        let found = scan(&request.source)?;
+        let Scan { found, left_out } = scan(&request.source, self.objects().local_root())?;
         let raw_bytes = found.iter().map(|f| f.len_bytes).sum();
         progress.start(Stage::Hash, raw_bytes);
         let checkpoint = Checkpoint::read(&found, &request.opaque, progress)?;
@@ -172,6 +176,9 @@ impl Store {
             .map(|n| history::newest_commit(self.objects(), n))
             .transpose()?;
         let tip = commit.flatten().map(|commit| commit.manifest);
+        if tip.is_none() {
+            tags::check_run(self.objects(), &request.run)?;
+        }
         let mut manifest = Manifest {
             run: request.run.as_str().to_owned(),
             step: request.step,
@@ -209,6 +216,7 @@ impl Store {
             ),
             tensors: count(manifest.named_tensors().count()),
             new_tensors: 0,
+            left_out,
         };
         let standing = commit::precheck(
             self.objects(),

@@ -12,10 +12,13 @@ use crate::text::page::Page;
 
 /// Print the script that teaches a shell to complete tpde's commands
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde completions [OPTIONS] <SHELL>",
+    after_help = "\
 Examples:
   source <(tpde completions bash)
-  tpde completions fish > ~/.config/fish/completions/tpde.fish")]
+  tpde completions fish > ~/.config/fish/completions/tpde.fish"
+)]
 pub(crate) struct Args {
     /// The shell
     shell: Shell,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tpde_store::{Change, Diff, FileChange, FileDiff, TensorDiff};
 
-use super::shape;
+use super::{FAR, is_far, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -22,10 +22,13 @@ const MOST_MOVED: usize = 20;
 /// "changed" is the share of elements whose bits differ, "max ulp" the largest distance in units in the last place, and
 /// "relative L2" the length of the difference over the length of the old tensor.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde diff [OPTIONS] <A> <B>",
+    after_help = "\
 Examples:
   tpde diff llama@500 llama@600
-  tpde diff llama~1 llama --all")]
+  tpde diff llama~1 llama --all"
+)]
 pub(crate) struct Args {
     /// The older checkpoint
     #[arg(value_name = "A", value_parser = reference)]
@@ -54,6 +57,7 @@ struct Compared {
 #[derive(Serialize)]
 struct Tensor {
     file: String,
+    old_file: Option<String>,
     name: String,
     dtype: &'static str,
     shape: Vec<u64>,
@@ -81,6 +85,14 @@ struct File {
     new_bytes: u64,
 }
 
+impl Tensor {
+    /// Whether its largest distance wants explaining.
+    fn is_far(&self) -> bool {
+        let distance = self.comparison.as_ref().map_or(0, |c| c.max_ulp);
+        is_far(self.dtype, distance)
+    }
+}
+
 impl From<&TensorDiff> for Tensor {
     fn from(diff: &TensorDiff) -> Self {
         let bits = diff
@@ -104,6 +116,7 @@ impl From<&TensorDiff> for Tensor {
         };
         Self {
             file: diff.file.clone(),
+            old_file: diff.old_file.clone(),
             name: diff.name.clone(),
             dtype: diff.dtype.name(),
             shape: diff.shape.clone(),
@@ -219,6 +232,9 @@ impl Compared {
             ]);
         }
         page.table(&table);
+        if listed[..shown].iter().any(|t| t.is_far()) {
+            page.line(page.paint(Tone::Dim, FAR));
+        }
         if shown < listed.len() {
             let more = format!(
                 "  {} more; --all lists them",
@@ -300,10 +316,11 @@ impl Answer for Compared {
             let mut fields = Vec::new();
             if !self.tensors.is_empty() {
                 fields.push(("tensors", tally(self.tensors.iter().map(|t| t.change))));
-                fields.push((
-                    "elements",
-                    format!("{} of {} changed", percent(self.changed_share), count(self.elems)),
-                ));
+                let elements = match self.elems {
+                    0 => "no tensor of one name, type and shape is in both".to_owned(),
+                    elems => format!("{} of {} changed", percent(self.changed_share), count(elems)),
+                };
+                fields.push(("elements", elements));
             }
             fields.push(("files", tally(self.files.iter().map(|f| f.change))));
             page.fields(&fields);

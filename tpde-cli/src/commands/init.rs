@@ -12,13 +12,16 @@ use crate::text::style::Tone;
 
 /// Make a store in an empty or new folder
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde init [OPTIONS] [PATH]",
+    after_help = "\
 Example:
   tpde init ckpts
-  export TPDE_STORE=ckpts        # from here on, no --store")]
+  export TPDE_STORE=ckpts        # from here on, no --store"
+)]
 pub(crate) struct Args {
-    /// The folder; made if it is not there
-    path: String,
+    /// The folder, made if it is not there; may be given with --store or TPDE_STORE instead
+    path: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -48,10 +51,11 @@ impl Answer for Made {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
-    let objects = Objects::open_or_make(&args.path).map_err(typed)?;
+    let path = session.place(args.path.as_deref())?;
+    let objects = Objects::open_or_make(path).map_err(typed)?;
     let config = config::init(&objects).map_err(typed)?;
     session.answer(&Made {
-        store: args.path.clone(),
+        store: path.to_owned(),
         store_id: config.store_id.to_string(),
         format: config.format,
     })?;

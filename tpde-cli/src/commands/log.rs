@@ -1,11 +1,12 @@
 //! `tpde log`: what a run holds, newest first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tpde_store::{RunName, Store, Summary, history, tags};
 
 use super::{by_name, metric_list};
+use crate::args::run_of;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
@@ -17,13 +18,17 @@ use crate::text::units::{count, counted, ratio, ratio_of, size, utc};
 
 /// List the checkpoints of a run, newest first, and what each costs
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde log [OPTIONS] [RUN]",
+    after_help = "\
 Examples:
   tpde log llama
   tpde log -n 5                  # the five newest of every run
-  tpde log llama --json | jq '.checkpoints[].step'")]
+  tpde log llama --json | jq '.checkpoints[].step'"
+)]
 pub(crate) struct Args {
     /// The run; all of them if none is given
+    #[arg(value_parser = run_of)]
     run: Option<RunName>,
     /// Only the newest N
     #[arg(short = 'n', long = "limit", value_name = "N")]
@@ -50,12 +55,25 @@ struct Entry {
     tensors: u32,
     new_tensors: u32,
     tags: Vec<String>,
+    replaced: bool,
     metrics: BTreeMap<String, f64>,
 }
 
 #[derive(Serialize)]
 struct AllRuns {
     runs: Vec<RunLog>,
+}
+
+impl Entry {
+    /// What a person should know of it: that it no longer counts, and its tags.
+    fn remarks(&self) -> String {
+        let replaced = self.replaced.then(|| "replaced".to_owned());
+        replaced
+            .into_iter()
+            .chain(self.tags.iter().cloned())
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
 }
 
 /// Tags by run and commit.
@@ -89,7 +107,7 @@ impl Answer for RunLog {
                 )
                 .into(),
                 Cell::toned(Tone::Dim, entry.manifest.get(..12).unwrap_or(&entry.manifest)),
-                Cell::toned(Tone::Caution, entry.tags.join(", ")),
+                Cell::toned(Tone::Caution, entry.remarks()),
                 plain(&metric_list(&entry.metrics)).into(),
             ]);
         }
@@ -148,6 +166,9 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
     let log = history::log(store.objects(), run)?;
     let all = log.commits().count();
     let shown = limit.unwrap_or(usize::MAX).min(all);
+    // The newest commit of each step.
+    let last: BTreeMap<u64, u64> = log.commits().map(|s| (s.step, s.seq)).collect();
+    let standing: BTreeSet<u64> = last.into_values().collect();
     let entry = |s: &Summary| Entry {
         seq: s.seq,
         step: s.step,
@@ -158,6 +179,7 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
+        replaced: !standing.contains(&s.seq),
         metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };

@@ -17,10 +17,13 @@ use crate::text::units::{count, size};
 
 /// List the files of a checkpoint, or its tensors
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde ls [OPTIONS] <REF>",
+    after_help = "\
 Examples:
   tpde ls llama@600
-  tpde ls llama@600 --tensors")]
+  tpde ls llama@600 --tensors"
+)]
 pub(crate) struct Args {
     /// The checkpoint
     #[arg(value_name = "REF", value_parser = reference)]
@@ -133,7 +136,7 @@ impl Answer for Tensors {
                     stored => size(stored).into(),
                 },
                 match tensor.depth {
-                    0 => Cell::toned(Tone::Dim, "anchor"),
+                    0 => Cell::toned(Tone::Dim, "alone"),
                     depth => depth.to_string().into(),
                 },
                 Cell::toned(Tone::Name, plain(&tensor.name)),
@@ -150,7 +153,7 @@ impl Answer for Tensors {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let store = session.store()?;
     let found = session.resolve(&store, &args.checkpoint)?;
-    let manifest = store.manifest(found.manifest)?;
+    let manifest = store.named_manifest(found.manifest)?;
     let checkpoint = Named::from(&found);
     if args.tensors {
         let tensors = tensors(&manifest);

@@ -24,6 +24,23 @@ use crate::failure::Failure;
 /// Said of a checkpoint whose weights are not decoded without their masters.
 const ARCHIVED: &str = "archived: weights are stored as roundings of their masters, and read through them";
 
+/// Said below a table in which a largest distance looks like damage, and is none.
+const FAR: &str = "  max ulp: a weight that crosses zero is far in ulps, for all small floats lie between, and near in value";
+
+/// Whether a distance in ulps is longer than from a float to twice its value.
+fn is_far(dtype: &str, ulps: u64) -> bool {
+    let mantissa_bits = match dtype {
+        "F64" => 52,
+        "F32" => 23,
+        "F16" => 10,
+        "BF16" => 7,
+        "F8_E4M3" => 3,
+        "F8_E5M2" => 2,
+        _ => return false,
+    };
+    ulps > 1 << mantissa_bits
+}
+
 /// The set of `globs`, or `None` of none.
 fn globs(globs: &[Glob]) -> Result<Option<GlobSet>, Failure> {
     if globs.is_empty() {

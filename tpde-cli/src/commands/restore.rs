@@ -19,13 +19,16 @@ use crate::text::units::{counted, duration, size};
 
 /// Restore a checkpoint's files, byte for byte
 ///
-/// Every tensor and file is compared with its digest before it gets its name.
+/// Every tensor and file is compared with its digest before it gets its name. An interrupted restore leaves nothing unfinished.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde restore [OPTIONS] <REF> <TARGET>",
+    after_help = "\
 Examples:
   tpde restore llama@600 restored
   tpde restore llama@latest head --tensors 'lm_head.*'
-  tpde restore best configs --files '*.json'")]
+  tpde restore best configs --files '*.json'"
+)]
 pub(crate) struct Args {
     /// The checkpoint
     #[arg(value_name = "REF", value_parser = reference)]
@@ -38,7 +41,7 @@ pub(crate) struct Args {
     /// Only files whose paths match (`*` matches slashes too); may be repeated
     #[arg(long, value_name = "GLOB")]
     files: Vec<Glob>,
-    /// Write over files that are there
+    /// Write over files that are there; others in the directory stay
     #[arg(long)]
     overwrite: bool,
 }
@@ -52,6 +55,12 @@ struct Restored {
     tensors: u32,
     bytes: u64,
     seconds: f64,
+    of_files: u32,
+    of_tensors: u32,
+    stale_files: u64,
+    other_files: u64,
+    #[serde(skip)]
+    is_excerpt: bool,
 }
 
 impl Answer for Restored {
@@ -71,13 +80,38 @@ impl Answer for Restored {
                 "wrote",
                 format!(
                     "{}, {}, {}, every byte verified",
-                    counted(self.files.into(), "file"),
-                    counted(self.tensors.into(), "tensor"),
+                    part(self.files, self.of_files, "file"),
+                    part(self.tensors, self.of_tensors, "tensor"),
                     size(self.bytes)
                 ),
             ),
             ("took", duration(Duration::from_secs_f64(self.seconds))),
         ]);
+        let mut note = |text: String| page.line(page.paint(Tone::Caution, &format!("  note: {text}")));
+        if self.is_excerpt {
+            note(
+                "files of tensors hold only what was asked for; they are not the files that were saved"
+                    .into(),
+            );
+        }
+        if self.stale_files > 0 {
+            let files = counted(self.stale_files, "unfinished file");
+            note(format!("removed {files} of an interrupted restore"));
+        }
+        if self.other_files > 0 {
+            let files = counted(self.other_files, "other file");
+            note(format!(
+                "{files} in the directory, not of this checkpoint, stayed as before"
+            ));
+        }
+    }
+}
+
+/// `3 files`, or `1 of 3 files`.
+fn part(n: u32, of: u32, one: &str) -> String {
+    match n == of {
+        true => counted(n.into(), one),
+        false => format!("{n} of {}", counted(of.into(), one)),
     }
 }
 
@@ -102,6 +136,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         files: report.files,
         tensors: report.tensors,
         bytes: report.bytes,
+        of_files: report.of_files,
+        of_tensors: report.of_tensors,
+        stale_files: report.stale_files,
+        other_files: report.other_files,
+        is_excerpt: !args.tensors.is_empty(),
         seconds: took.as_secs_f64(),
     })?;
     Ok(Exit::Done)

@@ -8,13 +8,17 @@ use std::time::Instant;
 use globset::Glob;
 use serde::Serialize;
 use tpde_store::save::{DEFAULT_MAX_DEPTH, DEFAULT_MAX_RESTORE_RATIO};
-use tpde_store::{ExpectParent, Metric, Metrics, RunName, SaveRequest};
+use tpde_store::{
+    ExpectParent, LeftOutWhy, Manifest, ManifestId, Metric, Metrics, RunName, SaveReport, SaveRequest, Store,
+    history,
+};
 
 use super::globs;
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::{Named, Session};
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::units::{count, duration, ratio, ratio_of, size};
@@ -24,12 +28,15 @@ use crate::text::units::{count, duration, ratio, ratio_of, size};
 /// Tensors in safetensors files are stored as differences from earlier ones; every other file is kept as it is. Saving the
 /// same files to the same step again changes nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde save [OPTIONS] --run <NAME> --step <N> <SOURCE>",
+    after_help = "\
 Examples:
   tpde save out/checkpoint-600 --run llama --step 600
   tpde save out/checkpoint-700 --run llama --step 700 --metric loss=1.93 --note 'lr halved'
   tpde save out/sft --run llama-sft --step 0 --parent llama@latest
-  tpde save out/state-600 --run llama-state --step 600 --max-restore-ratio 8")]
+  tpde save out/state-600 --run llama-state --step 600 --max-restore-ratio 8"
+)]
 pub(crate) struct Args {
     /// The checkpoint's directory, or one file
     source: PathBuf,
@@ -37,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     run: RunName,
     /// Its training step
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = step, allow_negative_numbers = true)]
     step: u64,
     /// What it was fine-tuned from, for the first checkpoint of a run
     #[arg(long, value_name = "REF", value_parser = reference)]
@@ -66,6 +73,12 @@ pub(crate) struct Args {
     /// A line to remember it by
     #[arg(long, value_name = "TEXT", default_value_t)]
     note: String,
+}
+
+/// Reads a training step.
+fn step(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "a step is a whole number from 0 on".to_owned())
 }
 
 /// A ratio, or none.
@@ -107,6 +120,14 @@ struct Saved {
     stored_bytes: u64,
     ratio: Option<f64>,
     seconds: f64,
+    notices: Vec<Notice>,
+}
+
+/// What may not have been meant.
+#[derive(Serialize)]
+struct Notice {
+    kind: &'static str,
+    message: String,
 }
 
 impl Answer for Saved {
@@ -119,6 +140,7 @@ impl Answer for Saved {
         if self.already_there {
             let what = page.paint(Tone::Good, "already there");
             page.line(format!("{what}  {title}  nothing was written"));
+            self.show_notices(page);
             return;
         }
         page.line(format!("{}  {title}", page.paint(Tone::Good, "saved")));
@@ -131,7 +153,7 @@ impl Answer for Saved {
             (
                 "tensors",
                 format!(
-                    "{}, {} new",
+                    "{}, {} written",
                     count(self.tensors.into()),
                     count(self.new_tensors.into())
                 ),
@@ -146,7 +168,85 @@ impl Answer for Saved {
                 ),
             ),
         ]);
+        self.show_notices(page);
     }
+}
+
+impl Saved {
+    fn show_notices(&self, page: &mut Page) {
+        for notice in &self.notices {
+            page.line(page.paint(Tone::Caution, &format!("  note: {}", plain(&notice.message))));
+        }
+    }
+}
+
+/// Runs that are looked at for a parent that was not named.
+const MOST_RUNS: usize = 8;
+
+/// What may not have been meant by a save that is done.
+fn notices(store: &Store, request: &SaveRequest, report: &SaveReport) -> Result<Vec<Notice>, Failure> {
+    let mut notices = Vec::new();
+    for left in &report.left_out {
+        let what = match left.why {
+            LeftOutWhy::Store => "a store",
+            LeftOutWhy::Unfinished => "an unfinished file of an interrupted restore",
+            _ => "no part of a checkpoint",
+        };
+        notices.push(Notice {
+            kind: "left_out",
+            message: format!("{} was left out: it is {what}", left.path),
+        });
+    }
+    if report.already_there {
+        return Ok(notices);
+    }
+    let run = &request.run;
+    let highest = history::newest_of(store.objects(), run)?.slot.max_step;
+    if highest > request.step {
+        notices.push(Notice {
+            kind: "older_step",
+            message: format!(
+                "{run} holds step {highest}; {run}@latest is the newest commit, now step {}",
+                request.step
+            ),
+        });
+    }
+    if report.seq == 0
+        && request.parent.is_none()
+        && report.new_tensors > 0
+        && let Some(other) = same_tensors(store, run, report.manifest)?
+    {
+        notices.push(Notice {
+            kind: "same_tensors",
+            message: format!(
+                "{other} has the same tensors: with --parent {other}@latest, differences from it would have been stored"
+            ),
+        });
+    }
+    Ok(notices)
+}
+
+/// Another run whose newest checkpoint has tensors of the same names, types and shapes.
+fn same_tensors(store: &Store, run: &RunName, saved: ManifestId) -> Result<Option<RunName>, Failure> {
+    let shapes = |manifest: &Manifest| {
+        let tensors = manifest.named_tensors();
+        let mut shapes: Vec<_> = tensors
+            .map(|(_, named, record)| (named.name.clone(), record.dtype.name(), named.shape.clone()))
+            .collect();
+        shapes.sort();
+        shapes
+    };
+    let ours = shapes(&store.manifest(saved)?);
+    let others = history::runs(store.objects())?;
+    for other in others.into_iter().filter(|other| other != run).take(MOST_RUNS) {
+        // A hint is not worth an error: what cannot be read is passed by.
+        let newest = history::newest_of(store.objects(), &other);
+        let manifest = newest.and_then(|newest| store.manifest(newest.slot.manifest));
+        if manifest.is_ok_and(|manifest| shapes(&manifest) == ours) {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
@@ -172,6 +272,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let report = store.save(&request, &bars)?;
     let took = began.elapsed();
     drop(bars);
+    let notices = notices(&store, &request, &report)?;
     session.answer(&Saved {
         checkpoint: Named {
             manifest: report.manifest.to_hex(),
@@ -187,6 +288,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         stored_bytes: report.stored_bytes,
         ratio: ratio_of(report.raw_bytes, report.stored_bytes),
         seconds: took.as_secs_f64(),
+        notices,
     })?;
     Ok(Exit::Done)
 }

@@ -7,7 +7,7 @@ use tpde_store::manifest::{FileContent, NamedTensor, TensorRecord};
 use tpde_store::reference::Place;
 use tpde_store::{Manifest, Store, StoreError, history};
 
-use super::{ARCHIVED, by_name, metric_list, shape};
+use super::{ARCHIVED, FAR, by_name, is_far, metric_list, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -26,10 +26,13 @@ const LARGEST: usize = 10;
 
 /// Show one checkpoint: its parent, its sizes, and the tensors that cost most
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde show [OPTIONS] <REF>",
+    after_help = "\
 Examples:
   tpde show llama@600
-  tpde show best --json | jq .max_depth")]
+  tpde show best --json | jq .max_depth"
+)]
 pub(crate) struct Args {
     /// The checkpoint
     #[arg(value_name = "REF", value_parser = reference)]
@@ -68,6 +71,8 @@ struct Contribution {
     depth: u8,
     changed_share: Option<f64>,
     max_ulp: Option<u64>,
+    #[serde(skip)]
+    is_given: bool,
 }
 
 impl Contribution {
@@ -85,6 +90,7 @@ impl Contribution {
             depth: record.rank,
             changed_share: (is_delta && elems > 0).then(|| record.changed_elems as f64 / elems as f64),
             max_ulp: is_delta.then_some(record.max_ulp),
+            is_given: record.is_given,
         }
     }
 }
@@ -155,23 +161,42 @@ impl Answer for Shown {
                 size(tensor.stored_bytes).into(),
                 Cell::toned(Tone::Good, ratio(tensor.raw_bytes, tensor.stored_bytes)),
                 match tensor.depth {
-                    0 => "anchor".into(),
+                    0 => "alone".into(),
                     depth => depth.to_string().into(),
                 },
-                tensor.changed_share.map_or("-".to_owned(), percent).into(),
+                match (tensor.changed_share, tensor.is_given) {
+                    (Some(share), _) => percent(share).into(),
+                    (None, true) => Cell::toned(Tone::Dim, "given"),
+                    (None, false) => "-".into(),
+                },
                 tensor.max_ulp.map_or("-".to_owned(), count).into(),
                 Cell::toned(Tone::Dim, format!("{} {}", tensor.dtype, shape(&tensor.shape))),
                 Cell::toned(Tone::Name, plain(&tensor.name)),
             ]);
         }
         page.table(&table);
+        if self
+            .largest
+            .iter()
+            .any(|t| t.changed_share.is_none() && t.is_given)
+        {
+            let line = "  given: coded from another tensor of its step (a master from its weight), not from an earlier one";
+            page.line(page.paint(Tone::Dim, line));
+        }
+        if self
+            .largest
+            .iter()
+            .any(|t| is_far(t.dtype, t.max_ulp.unwrap_or(0)))
+        {
+            page.line(page.paint(Tone::Dim, FAR));
+        }
     }
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let store = session.store()?;
     let found = session.resolve(&store, &args.checkpoint)?;
-    let manifest = store.manifest(found.manifest)?;
+    let manifest = store.named_manifest(found.manifest)?;
     let raw_bytes = manifest.raw_bytes();
     let stored_bytes = found.place.as_ref().map(|p| stored_by(&store, p)).transpose()?;
     let tensors: Vec<_> = manifest.named_tensors().collect();

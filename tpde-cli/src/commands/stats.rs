@@ -13,10 +13,13 @@ use crate::text::units::{count, ratio, ratio_of, size};
 
 /// Count what the store holds, run by run and object by object
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde stats [OPTIONS]",
+    after_help = "\
 Examples:
   tpde stats
-  tpde stats --json | jq .ratio")]
+  tpde stats --json | jq .ratio"
+)]
 pub(crate) struct Args {}
 
 #[derive(Serialize)]
@@ -51,7 +54,7 @@ impl Answer for Counted {
     fn show(&self, page: &mut Page) {
         page.line(page.paint(Tone::Strong, &plain(&self.store)));
         page.fields(&[
-            ("checkpoints", size(self.raw_bytes)),
+            ("files as saved", size(self.raw_bytes)),
             (
                 "stored",
                 format!(

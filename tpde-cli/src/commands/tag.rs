@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tpde_store::tags::{self, TagRecord, Target};
-use tpde_store::{Store, TagName};
+use tpde_store::{Store, TagName, history};
 
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
-use crate::session::{Named, Session};
+use crate::session::{Named, Session, typed};
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
@@ -17,13 +17,16 @@ use crate::text::units::utc;
 
 /// Name a checkpoint, list the names, or remove one
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde tag [OPTIONS] [NAME] [REF]",
+    after_help = "\
 Examples:
   tpde tag best llama@600
   tpde tag best llama@700 --force
   tpde tag                       # all tags
   tpde tag best                  # what it stands for
-  tpde tag --delete best         # the checkpoint stays")]
+  tpde tag --delete best         # the checkpoint stays"
+)]
 pub(crate) struct Args {
     /// The tag; without a REF, what it stands for is shown
     name: Option<TagName>,
@@ -44,6 +47,7 @@ struct Tag {
     #[serde(flatten)]
     checkpoint: Named,
     created_unix_ms: u64,
+    replaced: bool,
 }
 
 #[derive(Serialize)]
@@ -61,9 +65,17 @@ struct Removed {
     deleted: bool,
 }
 
-impl From<TagRecord> for Tag {
-    fn from(record: TagRecord) -> Self {
-        Self {
+impl Tag {
+    /// Looks up whether the run holds another checkpoint of that step now.
+    fn new(store: &Store, record: TagRecord) -> Result<Self, Failure> {
+        let target = &record.target;
+        let newest = history::newest(store.objects(), &target.run)?;
+        let standing = match &newest {
+            Some(newest) => history::latest_of_step(store.objects(), newest, target.step)?,
+            None => None,
+        };
+        Ok(Self {
+            replaced: standing.is_some_and(|s| s.seq != target.seq),
             tag: record.name.to_string(),
             checkpoint: Named {
                 manifest: record.target.manifest.to_hex(),
@@ -72,6 +84,15 @@ impl From<TagRecord> for Tag {
                 step: Some(record.target.step),
             },
             created_unix_ms: record.created_unix_ms,
+        })
+    }
+
+    /// Said of one that was replaced.
+    fn remark(&self) -> &'static str {
+        if self.replaced {
+            "replaced: the step stands for another checkpoint"
+        } else {
+            ""
         }
     }
 }
@@ -88,6 +109,7 @@ impl Answer for All {
             Column::Left("checkpoint"),
             Column::Left(""),
             Column::Left("set (UTC)"),
+            Column::Left(""),
         ]);
         for tag in &self.tags {
             table.row([
@@ -95,6 +117,7 @@ impl Answer for All {
                 Cell::toned(Tone::Strong, tag.checkpoint.label()),
                 Cell::toned(Tone::Dim, tag.checkpoint.short()),
                 utc(tag.created_unix_ms).into(),
+                Cell::toned(Tone::Caution, tag.remark()),
             ]);
         }
         page.table(&table);
@@ -108,6 +131,9 @@ impl Answer for Tag {
             page.paint(Tone::Caution, &self.tag),
             self.checkpoint.title(page)
         ));
+        if self.replaced {
+            page.line(page.paint(Tone::Caution, &format!("  {}", self.remark())));
+        }
     }
 }
 
@@ -141,13 +167,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     match (&args.name, &args.checkpoint) {
         (Some(name), Some(checkpoint)) => {
             let record = set(&store, session, name, checkpoint, args.force)?;
-            session.answer(&Set(record.into()))?;
+            session.answer(&Set(Tag::new(&store, record)?))?;
         }
         (Some(name), None) if args.delete => {
             store.access().require_write()?;
             let record = tags::remove(store.objects(), name, now_unix_ms())?;
             session.answer(&Removed {
-                tag: record.into(),
+                tag: Tag::new(&store, record)?,
                 deleted: true,
             })?;
         }
@@ -156,11 +182,14 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
                 message: format!("tag {name} was not found"),
                 hint: format!("`tpde tag` lists the tags there are; `tpde tag {name} REF` makes it"),
             })?;
-            session.answer(&Tag::from(record))?;
+            session.answer(&Tag::new(&store, record)?)?;
         }
         (None, _) => {
-            let tags = tags::list(store.objects())?.into_iter().map(Tag::from).collect();
-            session.answer(&All { tags })?;
+            let tags = tags::list(store.objects())?;
+            let tags = tags.into_iter().map(|record| Tag::new(&store, record));
+            session.answer(&All {
+                tags: tags.collect::<Result<_, _>>()?,
+            })?;
         }
     }
     Ok(Exit::Done)
@@ -174,6 +203,7 @@ fn set(
     force: bool,
 ) -> Result<TagRecord, Failure> {
     store.access().require_write()?;
+    tags::check_name(store.objects(), name).map_err(typed)?;
     let found = session.resolve(store, checkpoint)?;
     let place = found.place.ok_or_else(|| Failure::Usage {
         message: format!("checkpoint {checkpoint:?} is stored, and belongs to no run"),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tpde_store::verify::Affected;
 use tpde_store::{VerifyLevel, VerifyRequest};
 
 use crate::args::reference;
@@ -12,16 +13,19 @@ use crate::session::{Named, Session};
 use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
-use crate::text::units::{counted, duration, size};
+use crate::text::units::{count, counted, duration, size};
 
 /// Check that what is stored can be restored
 ///
-/// Finds all damage in one run, and ends with code 4 if there is any.
+/// Finds all damage in one run, says which checkpoints need what is damaged, and ends with code 4 if there is any.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "tpde verify [OPTIONS] [REF]",
+    after_help = "\
 Examples:
   tpde verify
-  tpde verify llama@600 --restore")]
+  tpde verify llama@600 --restore"
+)]
 pub(crate) struct Args {
     /// Only this checkpoint, and what it needs
     #[arg(value_name = "REF", value_parser = reference)]
@@ -47,6 +51,9 @@ impl Args {
     }
 }
 
+/// Checkpoints that a line names.
+const MOST_NAMED: usize = 8;
+
 #[derive(Serialize)]
 struct Verified {
     ok: bool,
@@ -57,6 +64,8 @@ struct Verified {
     packs: u64,
     contents: u64,
     bytes: u64,
+    decoded_bytes: u64,
+    sound: u64,
     seconds: f64,
     problems: Vec<Found>,
 }
@@ -65,6 +74,28 @@ struct Verified {
 struct Found {
     object: String,
     detail: String,
+    affects: Vec<Named>,
+}
+
+impl Found {
+    /// The checkpoints that need it, as far as a line holds them.
+    fn needed_by(&self) -> String {
+        let mut names: Vec<String> = self.affects.iter().map(Named::label).collect();
+        // A step that was replaced stands for two checkpoints, which only their ids tell apart.
+        let labels = names.clone();
+        for (name, checkpoint) in names.iter_mut().zip(&self.affects) {
+            if labels.iter().filter(|l| *l == name).count() > 1 {
+                *name = format!("{name} ({})", checkpoint.short());
+            }
+        }
+        let more = names.len().saturating_sub(MOST_NAMED);
+        names.truncate(MOST_NAMED);
+        let mut line = plain(&names.join(", ")).into_owned();
+        if more > 0 {
+            line.push_str(&format!(" and {} more (--json lists all)", count(more as u64)));
+        }
+        line
+    }
 }
 
 impl Answer for Verified {
@@ -80,6 +111,9 @@ impl Answer for Verified {
                 page.paint(Tone::Strong, &plain(&problem.object))
             ));
             page.line(format!("  {}", plain(&problem.detail)));
+            if !problem.affects.is_empty() {
+                page.line(format!("  needed by {}", problem.needed_by()));
+            }
         }
         page.gap();
         let verdict = match self.problems.len() as u64 {
@@ -94,7 +128,11 @@ impl Answer for Verified {
                 counted(self.runs, "run")
             ),
         };
-        page.line(format!("{verdict}  {scope}"));
+        let sound = match self.ok {
+            true => String::new(),
+            false => format!("; {} of {} sound", count(self.sound), count(self.checkpoints)),
+        };
+        page.line(format!("{verdict}  {scope}{sound}"));
         let read = match self.level {
             "quick" => "every name can be found; `--read-data` reads the bytes as well",
             "read-data" => "every stored byte against its digest",
@@ -105,13 +143,26 @@ impl Answer for Verified {
             (
                 "read",
                 format!(
-                    "{} of {} in {}",
-                    size(self.bytes),
+                    "{} of {}{} in {}",
+                    size(self.bytes - self.decoded_bytes),
                     counted(self.packs, "pack"),
+                    match self.decoded_bytes {
+                        0 => String::new(),
+                        bytes => format!(", and decoded {}", size(bytes)),
+                    },
                     duration(Duration::from_secs_f64(self.seconds))
                 ),
             ),
         ]);
+    }
+}
+
+fn named(affected: Affected) -> Named {
+    Named {
+        manifest: affected.manifest.to_hex(),
+        run: Some(affected.run),
+        seq: None,
+        step: Some(affected.step),
     }
 }
 
@@ -142,6 +193,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         packs: report.packs,
         contents: report.contents,
         bytes: report.bytes,
+        decoded_bytes: report.decoded_bytes,
+        sound: report.sound,
         seconds: took.as_secs_f64(),
         problems: report
             .problems
@@ -149,6 +202,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
             .map(|p| Found {
                 object: p.object,
                 detail: p.detail,
+                affects: p.affects.into_iter().map(named).collect(),
             })
             .collect(),
     })?;

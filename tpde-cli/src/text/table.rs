@@ -40,7 +40,7 @@ impl Column {
     }
 }
 
-/// Rows under headings.
+/// Rows under headings. A column with a heading in which every cell is empty or a dash is left out.
 #[derive(Debug)]
 pub(crate) struct Table<const N: usize> {
     columns: [Column; N],
@@ -76,12 +76,22 @@ impl<const N: usize> Table<N> {
                 *width = (*width).max(cell.text.chars().count());
             }
         }
+        let says = |at: usize| {
+            self.rows.is_empty()
+                || headings[at].text.is_empty()
+                || self
+                    .rows
+                    .iter()
+                    .any(|row| !matches!(row[at].text.as_str(), "" | "-"))
+        };
+        let said: [bool; N] = std::array::from_fn(says);
         let mut out = String::new();
         for row in rows() {
             let mut line = String::new();
             // Spaces are owed until something follows them, so no line ends in any.
             let mut owed = 0;
-            for ((cell, column), width) in row.iter().zip(self.columns).zip(widths) {
+            let cells = row.iter().zip(self.columns).zip(widths).zip(said);
+            for ((cell, column), width) in cells.filter_map(|(cell, said)| said.then_some(cell)) {
                 let pad = width - cell.text.chars().count();
                 let (before, after) = match column {
                     Column::Left(_) => (0, pad),
@@ -114,5 +124,9 @@ mod tests {
         table.row(["12345".into(), "long name".into(), "".into()]);
         let text = table.render(Style::PLAIN);
         assert_eq!(text, "   step  name\n      5  ä          x\n  12345  long name\n");
+        let mut table = Table::new([Column::Right("a"), Column::Right("b"), Column::Left("c")]);
+        table.row(["1".into(), "-".into(), "x".into()]);
+        table.row(["2".into(), "".into(), "y".into()]);
+        assert_eq!(table.render(Style::PLAIN), "  a  c\n  1  x\n  2  y\n");
     }
 }

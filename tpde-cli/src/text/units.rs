@@ -83,6 +83,7 @@ pub(crate) fn scientific(value: f64) -> String {
 pub(crate) fn duration(took: Duration) -> String {
     let seconds = took.as_secs();
     match seconds {
+        0 if took < Duration::from_millis(10) => "<0.01 s".to_owned(),
         0..60 => format!("{} s", three_digits(took.as_secs_f64())),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
@@ -202,6 +203,7 @@ mod tests {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(counted(1, "file"), "1 file");
         assert_eq!(counted(1000, "file"), "1,000 files");
+        assert_eq!(duration(Duration::from_millis(4)), "<0.01 s");
         assert_eq!(duration(Duration::from_millis(420)), "0.42 s");
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
         assert_eq!(duration(Duration::from_secs(7_300)), "2 h 1 min");

@@ -142,6 +142,15 @@ fn conflict() {
         "conflict",
     );
     world.run(&format!("{save} --step 600 --replace")).expect(0);
+    // A name means one thing.
+    fails(&world, "tag llama llama@500", 5, "conflict");
+    fails(
+        &world,
+        "save out/checkpoint-500 --run best --step 1",
+        5,
+        "conflict",
+    );
+    fails(&world, "tag latest llama@500", 2, "usage");
 }
 
 /// Promise: a reader that has read enough is no error.

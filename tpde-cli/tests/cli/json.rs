@@ -127,6 +127,9 @@ fn sizes_add_up() {
     ] {
         assert_eq!(show[name], newest[name], "{name}");
     }
+    let explained = world.run("explain llama --json").json();
+    assert_eq!(explained["stored_bytes"], newest["stored_bytes"]);
+    assert!(world.run("explain llama").expect(0).out.contains("all of it"));
     let files = world.run("ls llama --json").json();
     let bytes: u64 = files["files"]
         .as_array()

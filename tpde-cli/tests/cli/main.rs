@@ -2,6 +2,7 @@
 
 mod exits;
 mod json;
+mod notices;
 mod screens;
 mod tour;
 mod world;
