@@ -76,6 +76,7 @@ struct Json {
     format: u64,
     store_id: String,
     created_unix_ms: u64,
+    #[serde(default)]
     features: Vec<String>,
     #[serde(default)]
     write_features: Vec<String>,

@@ -8,92 +8,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tpde_store::{
-    Objects, Progress, RestoreRequest, SaveReport, SaveRequest, Silent, Stage, Store, StoreError, config,
-};
+use tpde_store::{Objects, Progress, RestoreRequest, Silent, Stage, Store, StoreError, config};
+
+mod checkpoints;
+use checkpoints::{restore, safetensors, same_tree, save, weights};
 
 fn memory_store() -> Store {
     let objects = Objects::memory();
     config::init(&objects).unwrap();
     Store::over(objects, None).unwrap()
-}
-
-fn save(store: &Store, dir: &Path, step: u64) -> Result<SaveReport, StoreError> {
-    store.save(&SaveRequest::new(dir, "run".parse().unwrap(), step), &Silent)
-}
-
-fn restore(store: &Store, reference: &str, target: &Path) -> Result<(), StoreError> {
-    let manifest = store.resolve(reference)?.manifest;
-    let request = RestoreRequest {
-        manifest,
-        target: target.into(),
-        files: None,
-        tensors: None,
-        overwrite: false,
-    };
-    store.restore(&request, &Silent).map(drop)
-}
-
-/// Writes a safetensors file of `(name, dtype, shape, bytes)`.
-fn safetensors(path: &Path, tensors: &[(&str, &str, Vec<usize>, Vec<u8>)]) {
-    let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
-    for (name, dtype, shape, bytes) in tensors {
-        let offsets = [data.len(), data.len() + bytes.len()];
-        header.insert(
-            (*name).into(),
-            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
-        );
-        data.extend_from_slice(bytes);
-    }
-    let text = serde_json::to_vec(&header).unwrap();
-    let mut file = (text.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(&text);
-    file.extend_from_slice(&data);
-    fs::write(path, file).unwrap();
-}
-
-fn same_tree(a: &Path, b: &Path) {
-    let list = |root: &Path| {
-        let mut all = Vec::new();
-        let mut open = vec![root.to_owned()];
-        while let Some(dir) = open.pop() {
-            for entry in fs::read_dir(&dir).unwrap() {
-                let path = entry.unwrap().path();
-                let meta = fs::metadata(&path).unwrap();
-                let mode = meta.permissions().mode() & 0o777;
-                let name = path.strip_prefix(root).unwrap().to_owned();
-                if meta.is_dir() {
-                    open.push(path.clone());
-                    all.push((name, mode, None));
-                } else {
-                    all.push((name, mode, Some(fs::read(path).unwrap())));
-                }
-            }
-        }
-        all.sort();
-        all
-    };
-    let (a, b) = (list(a), list(b));
-    assert_eq!(
-        a.iter().map(|x| (&x.0, x.1)).collect::<Vec<_>>(),
-        b.iter().map(|x| (&x.0, x.1)).collect::<Vec<_>>()
-    );
-    assert!(a == b, "a file's bytes differ");
-}
-
-fn weights(elems: usize, seed: u32) -> Vec<u8> {
-    (0..elems as u32)
-        .flat_map(|i| {
-            let x = (i ^ seed).wrapping_mul(2_654_435_761);
-            let sign = (x >> 3 & 1) << 15;
-            let exponent = 115 + (x >> 8 & 255).leading_zeros().min(31) / 3;
-            ((sign | exponent << 7 | (x >> 20 & 127)) as u16).to_le_bytes()
-        })
-        .collect()
 }
 
 /// Promise: a directory comes back file by file, byte for byte, with its permissions and empty directories; later steps are
@@ -388,42 +313,6 @@ fn partial_restores() {
     ));
 }
 
-/// Promise: when a link deep in a chain is damaged, the error names its pack and not the one that leans on it.
-#[test]
-fn the_damaged_pack_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
-    fs::create_dir(&out).unwrap();
-    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
-    config::init(&objects).unwrap();
-    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
-    let mut bytes = weights(70_000, 1);
-    let mut packs = Vec::new();
-    for step in 0..3 {
-        bytes[step * 100] ^= 1;
-        safetensors(
-            &out.join("m.safetensors"),
-            &[("w", "BF16", vec![70_000], bytes.clone())],
-        );
-        let report = save(&store(), &out, step as u64).unwrap();
-        let manifest = store().manifest(report.manifest).unwrap();
-        packs.push(manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex());
-    }
-    let damaged = place
-        .join("packs")
-        .join(&packs[0][..2])
-        .join(format!("{}.pack", packs[0]));
-    let mut pack = fs::read(&damaged).unwrap();
-    pack[50_000] ^= 1;
-    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::write(&damaged, pack).unwrap();
-    let error = restore(&store(), "run@2", &dir.path().join("back"))
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains(&packs[0]), "{error}");
-    assert!(!error.contains(&packs[2]), "{error}");
-}
-
 /// Promise: slices of one tensor may lie at different depths, and a chain on them still restores.
 #[test]
 fn slices_of_different_depth() {
@@ -480,58 +369,6 @@ fn thousands_of_files_with_long_names() {
     save(&store, &out, 1).unwrap();
     restore(&store, "run@1", &dir.path().join("back")).unwrap();
     same_tree(&out, &dir.path().join("back"));
-}
-
-/// Promise: saving files again heals a store whose packs were lost or damaged: the new checkpoint restores, whatever the old one
-/// leans on.
-#[test]
-fn saving_again_heals() {
-    let dir = tempfile::tempdir().unwrap();
-    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
-    fs::create_dir(&out).unwrap();
-    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
-    config::init(&objects).unwrap();
-    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
-    let pack_of = |id| {
-        let manifest = store().manifest(id).unwrap();
-        let hex = manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex();
-        place.join("packs").join(&hex[..2]).join(format!("{hex}.pack"))
-    };
-    let mut bytes = weights(70_000, 1);
-    safetensors(
-        &out.join("m.safetensors"),
-        &[("w", "BF16", vec![70_000], bytes.clone())],
-    );
-    let anchor = pack_of(save(&store(), &out, 0).unwrap().manifest);
-    bytes[100] ^= 1;
-    safetensors(&out.join("m.safetensors"), &[("w", "BF16", vec![70_000], bytes)]);
-    let delta = pack_of(save(&store(), &out, 1).unwrap().manifest);
-
-    // The anchor is lost: its unchanged successor must be stored whole, not taken for stored.
-    let kept = fs::read(&anchor).unwrap();
-    fs::remove_file(&anchor).unwrap();
-    let report = save(&store(), &out, 2).unwrap();
-    assert_eq!(report.new_tensors, 1);
-    restore(&store(), "run@2", &dir.path().join("back2")).unwrap();
-    same_tree(&out, &dir.path().join("back2"));
-    fs::write(&anchor, kept).unwrap();
-
-    // The end of a pack is damaged, or cut off: the same pack written again replaces it.
-    for (round, cut) in [(3u64, 0usize), (4, 10)] {
-        let newest = pack_of(store().resolve("run@2").unwrap().manifest);
-        assert_ne!(newest, delta);
-        let mut bad = fs::read(&newest).unwrap();
-        let at = bad.len() - 20;
-        bad[at] ^= 1;
-        bad.truncate(bad.len() - cut);
-        fs::set_permissions(&newest, fs::Permissions::from_mode(0o644)).unwrap();
-        fs::write(&newest, bad).unwrap();
-        fs::remove_file(&delta).unwrap_or(());
-        save(&store(), &out, round).unwrap();
-        let back = dir.path().join(format!("back{round}"));
-        restore(&store(), &format!("run@{round}"), &back).unwrap();
-        same_tree(&out, &back);
-    }
 }
 
 /// Promise: tensors are compared also where files are called after the step, or cut anew; a name that stands twice is not guessed.

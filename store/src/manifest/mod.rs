@@ -3,6 +3,7 @@
 //! A manifest is named by the BLAKE3 of its stored bytes. Contents are named by what they decode to; the packs beside them are
 //! hints, so moving a content to another pack never changes a manifest.
 
+mod checks;
 mod wire;
 
 use std::collections::BTreeMap;

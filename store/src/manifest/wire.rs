@@ -10,6 +10,7 @@ use tpde_core::constants::MAX_TENSOR_ELEMS;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
 
+use super::checks::{Lists, check_places, check_shape};
 use super::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
@@ -25,8 +26,6 @@ const ZSTD_LEVEL: i32 = 19;
 const FLAG_ARCHIVED_WEIGHTS: u8 = 1;
 /// Most bytes that a manifest may decompress to.
 pub const MAX_MANIFEST_BYTES: usize = 256 << 20;
-/// Most things that a manifest may list, all its lists together: half a million tensors and more, and half a gigabyte in memory.
-const MAX_COUNTS: usize = 1 << 22;
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 64;
 
@@ -390,59 +389,6 @@ impl Manifest {
     }
 }
 
-/// Counts what all lists of a manifest hold together.
-#[derive(Default)]
-struct Lists {
-    counted: usize,
-}
-
-impl Lists {
-    /// Reads the length of a list whose elements take at least `min_len` bytes each.
-    fn count(&mut self, r: &mut Reader<'_>, min_len: usize) -> std::result::Result<usize, CodecError> {
-        let count = r.count(min_len, "manifest")?;
-        self.counted = self.counted.saturating_add(count);
-        if self.counted > MAX_COUNTS {
-            return Err(corrupt(&format!("it lists more than {MAX_COUNTS} things")));
-        }
-        Ok(count)
-    }
-}
-
-/// A shape has as many elements as the content.
-fn check_shape(shape: &[u64], record: &TensorRecord) -> std::result::Result<(), String> {
-    let elems = shape.iter().try_fold(1u64, |elems, &d| elems.checked_mul(d));
-    let bits = elems.and_then(|elems| elems.checked_mul(record.dtype.shape_bits()));
-    match bits {
-        Some(bits) if bits.div_ceil(8) == record.len_bytes => Ok(()),
-        _ => Err(format!(
-            "shape {shape:?} of {} in {} bytes",
-            record.dtype.name(),
-            record.len_bytes
-        )),
-    }
-}
-
-/// Paths ascend, and nothing lies below a file that is not a directory.
-fn check_places(files: &[FileRecord]) -> std::result::Result<(), CodecError> {
-    if let Some(pair) = files.windows(2).find(|pair| pair[0].path >= pair[1].path) {
-        return Err(corrupt(&format!("path {:?} is out of order", pair[1].path)));
-    }
-    let is_dir = |path: &str| {
-        let at = files.binary_search_by(|file| file.path.as_str().cmp(path));
-        at.is_err() || at.is_ok_and(|at| files[at].content == FileContent::Directory)
-    };
-    for file in files {
-        let above = file.path.match_indices('/').map(|(at, _)| &file.path[..at]);
-        if let Some(other) = above.into_iter().find(|above| !is_dir(above)) {
-            return Err(corrupt(&format!(
-                "path {:?} lies below the file {other:?}",
-                file.path
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// What later builds have to say beyond this record: an even number must be understood, an odd one may be passed over.
 fn pass_over_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Result<(), CodecError> {
     const WHAT: &str = "manifest addition";
@@ -460,7 +406,7 @@ fn pass_over_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Re
     Ok(())
 }
 
-fn corrupt(detail: &str) -> CodecError {
+pub(super) fn corrupt(detail: &str) -> CodecError {
     CodecError::Corrupt {
         what: "manifest",
         detail: detail.to_owned(),

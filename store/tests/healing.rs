@@ -1,0 +1,142 @@
+//! What a save and a restore make of a store that lost something.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tpde_store::keys::Key;
+use tpde_store::{Objects, Store, StoreError, config};
+
+mod checkpoints;
+use checkpoints::{restore, safetensors, same_tree, save, weights};
+
+/// Promise: when a link deep in a chain is damaged, the error names its pack and not the one that leans on it.
+#[test]
+fn the_damaged_pack_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let mut bytes = weights(70_000, 1);
+    let mut packs = Vec::new();
+    for step in 0..3 {
+        bytes[step * 100] ^= 1;
+        safetensors(
+            &out.join("m.safetensors"),
+            &[("w", "BF16", vec![70_000], bytes.clone())],
+        );
+        let report = save(&store(), &out, step as u64).unwrap();
+        let manifest = store().manifest(report.manifest).unwrap();
+        packs.push(manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex());
+    }
+    let damaged = place
+        .join("packs")
+        .join(&packs[0][..2])
+        .join(format!("{}.pack", packs[0]));
+    let mut pack = fs::read(&damaged).unwrap();
+    pack[50_000] ^= 1;
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&damaged, pack).unwrap();
+    let error = restore(&store(), "run@2", &dir.path().join("back"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&packs[0]), "{error}");
+    assert!(!error.contains(&packs[2]), "{error}");
+}
+
+/// Promise: saving files again heals a store whose packs were lost or damaged: the new checkpoint restores, whatever the old one
+/// leans on.
+#[test]
+fn saving_again_heals() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let pack_of = |id| {
+        let manifest = store().manifest(id).unwrap();
+        let hex = manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex();
+        place.join("packs").join(&hex[..2]).join(format!("{hex}.pack"))
+    };
+    let mut bytes = weights(70_000, 1);
+    safetensors(
+        &out.join("m.safetensors"),
+        &[("w", "BF16", vec![70_000], bytes.clone())],
+    );
+    let anchor = pack_of(save(&store(), &out, 0).unwrap().manifest);
+    bytes[100] ^= 1;
+    safetensors(&out.join("m.safetensors"), &[("w", "BF16", vec![70_000], bytes)]);
+    let delta = pack_of(save(&store(), &out, 1).unwrap().manifest);
+
+    // The anchor is lost: its unchanged successor must be stored whole, not taken for stored.
+    let kept = fs::read(&anchor).unwrap();
+    fs::remove_file(&anchor).unwrap();
+    let report = save(&store(), &out, 2).unwrap();
+    assert_eq!(report.new_tensors, 1);
+    restore(&store(), "run@2", &dir.path().join("back2")).unwrap();
+    same_tree(&out, &dir.path().join("back2"));
+    fs::write(&anchor, kept).unwrap();
+
+    // The end of a pack is damaged, or cut off: the same pack written again replaces it.
+    for (round, cut) in [(3u64, 0usize), (4, 10)] {
+        let newest = pack_of(store().resolve("run@2").unwrap().manifest);
+        assert_ne!(newest, delta);
+        let mut bad = fs::read(&newest).unwrap();
+        let at = bad.len() - 20;
+        bad[at] ^= 1;
+        bad.truncate(bad.len() - cut);
+        fs::set_permissions(&newest, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&newest, bad).unwrap();
+        fs::remove_file(&delta).unwrap_or(());
+        save(&store(), &out, round).unwrap();
+        let back = dir.path().join(format!("back{round}"));
+        restore(&store(), &format!("run@{round}"), &back).unwrap();
+        same_tree(&out, &back);
+    }
+}
+
+/// Promise: saving a checkpoint to the step that it stands for mends what the store lost of it: a pack, or the manifest.
+#[test]
+fn saving_the_same_step_heals() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    safetensors(
+        &out.join("m.safetensors"),
+        &[("w", "BF16", vec![70_000], weights(70_000, 1))],
+    );
+    fs::write(out.join("config.json"), "{}").unwrap();
+    let saved = save(&store(), &out, 0).unwrap();
+    let again = save(&store(), &out, 0).unwrap();
+    assert!(again.already_there && again.stored_bytes == 0);
+
+    let manifest = store().manifest(saved.manifest).unwrap();
+    let lost = [
+        Key::Pack(manifest.packs[manifest.tensors[0].packs[0] as usize]),
+        Key::Pack(manifest.packs[manifest.blobs[0].pack as usize]),
+        Key::Manifest(saved.manifest),
+    ];
+    for (round, key) in lost.iter().enumerate() {
+        fs::remove_file(place.join(key.to_string())).unwrap();
+        let back = dir.path().join(format!("back{round}"));
+        assert!(matches!(
+            restore(&store(), "run@0", &back),
+            Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. })
+        ));
+        let report = save(&store(), &out, 0).unwrap();
+        assert!(report.stored_bytes > 0, "{key}");
+        restore(&store(), "run@0", &back).unwrap();
+        same_tree(&out, &back);
+    }
+}
