@@ -1,7 +1,7 @@
 //! Rollups: the summaries of 256 commits in one immutable object.
 //!
 //! ```text
-//! u8 format (0) · text run · u8 has previous · [varint seq of the previous rollup's last commit]
+//! u8 format · text run · u8 has previous · [varint seq of the previous rollup's last commit]
 //! list of exactly 256 summaries · 32 seal
 //! ```
 //! A rollup is a function of the slots it covers, so every writer that makes it makes the same bytes. It is not

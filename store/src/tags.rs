@@ -3,7 +3,7 @@
 //! A tag is a line of create-only records, newest first in a listing; moving or removing it adds a record.
 //!
 //! ```text
-//! u8 format (0) · u8 state (0 set, 1 removed) · text name · varint seq · 32 manifest · text run · varint commit
+//! u8 format · u8 state (0 set, 1 removed) · text name · varint seq · 32 manifest · text run · varint commit
 //! varint step · 16 nonce · varint time · 32 seal
 //! ```
 
