@@ -61,6 +61,12 @@ fn a_real_run_stays_small() {
     let step = |n: u64| (root().join(format!("target/fixtures/step-{n:05}")), n);
     let grown = grown(&[step(0), step(40), step(50), step(200)]);
     accounts_for_all(&grown);
+    let told = told_in_the_readme();
+    assert_eq!(told.len(), grown.len());
+    for ((bytes, _), told) in grown.iter().zip(told) {
+        let off = *bytes as f64 / told - 1.0;
+        assert!(off.abs() < 0.005, "{bytes} bytes, README.md says {told}");
+    }
     // One to two percent above what was measured when this was written.
     for ((bytes, explanation), most) in grown.iter().zip([7_210_000, 134_000, 78_500, 1_970_000]) {
         assert!(*bytes <= most, "{bytes} bytes, wanted {most}: {explanation:#?}");
@@ -70,6 +76,23 @@ fn a_real_run_stays_small() {
             "{frames} bytes of frames: {explanation:#?}"
         );
     }
+}
+
+/// Stored bytes of the four steps, as the table in README.md has them.
+fn told_in_the_readme() -> Vec<f64> {
+    let page = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.ends_with("x |"));
+    let stored = |row: &str| {
+        row.split('|')
+            .nth(3)
+            .unwrap()
+            .replace([',', ' '], "")
+            .parse()
+            .unwrap()
+    };
+    rows.map(stored).collect()
 }
 
 /// Promise: where larger checkpoints are at hand, a training state and dense deltas stay as small as recorded.
