@@ -12,6 +12,7 @@
 //! decided about steps and parents therefore still holds.
 
 use bytes::Bytes;
+use tpde_core::ID_LEN;
 
 use crate::action::Action;
 use crate::claim::{Claim, claim};
@@ -100,20 +101,84 @@ pub enum Outcome {
 /// Without racing writers: one listing page, one read and one create; every 256th commit two requests more. A step
 /// that is not larger than all before costs the rollups too, if the last 256 commits do not have it.
 pub fn commit(objects: &Objects, run: &RunName, new: &NewCommit, options: &CommitOptions) -> Result<Outcome> {
+    let mut standing = None;
+    let appended = append(objects, run, new.nonce, |newest| {
+        standing = stands(objects, run, newest, new.step, &new.fingerprint, options)?;
+        if standing.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Draft {
+            action: Action::Commit(new.metrics.clone()),
+            manifest: new.manifest,
+            fingerprint: new.fingerprint,
+            step: new.step,
+            created_unix_ms: new.created_unix_ms,
+            totals: new.totals,
+        }))
+    })?;
+    match (appended, standing) {
+        (Some(seq), _) => Ok(Outcome::Committed { seq }),
+        (None, Some(seq)) => Ok(Outcome::AlreadyThere { seq }),
+        (None, None) => Err(StoreError::conflict(
+            format!("run {run} changed while it was committed to"),
+            "Run the command again",
+        )),
+    }
+}
+
+/// What a new record says, wherever in the run it ends up.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    action: Action,
+    manifest: ManifestId,
+    fingerprint: Fingerprint,
+    step: u64,
+    created_unix_ms: u64,
+    totals: Totals,
+}
+
+impl Draft {
+    /// A record that adds no checkpoint.
+    pub(crate) fn of(action: Action, created_unix_ms: u64) -> Self {
+        Self {
+            action,
+            manifest: ManifestId::from_bytes([0; ID_LEN]),
+            fingerprint: Fingerprint::from_bytes([0; ID_LEN]),
+            step: 0,
+            created_unix_ms,
+            totals: Totals::default(),
+        }
+    }
+}
+
+/// Appends a record to `run`, whoever else does so at the same time, and says which one it became.
+///
+/// * `nonce`: drawn for this record.
+/// * `draft`: what to say after the newest record that is handed to it; `None` for nothing. Asked again whenever another writer
+///   was faster.
+///
+/// # Errors
+/// As [`commit`], and whatever `draft` returns.
+pub(crate) fn append(
+    objects: &Objects,
+    run: &RunName,
+    nonce: Nonce,
+    mut draft: impl FnMut(Option<&StoredSlot>) -> Result<Option<Draft>>,
+) -> Result<Option<u64>> {
     let mut newest = history::newest(objects, run)?;
     loop {
-        if let Some(seq) = stands(objects, run, newest.as_ref(), new.step, &new.fingerprint, options)? {
-            return Ok(Outcome::AlreadyThere { seq });
-        }
-        let slot = next_slot(objects, run, newest.as_ref(), new)?;
+        let Some(draft) = draft(newest.as_ref())? else {
+            return Ok(None);
+        };
+        let slot = next_slot(objects, run, newest.as_ref(), nonce, draft)?;
         let key = Key::Slot(run.clone(), slot.seq);
-        let hint = format!("Run `tpde log {run}` to see; saving again is harmless");
+        let hint = format!("Run `tpde log {run}` to see; the same command again is harmless");
         let claimed = claim(objects, &key, &Bytes::from(slot.encode()), &hint, |found| {
             let found = StoredSlot::from_bytes(run, slot.seq, found)?;
-            Ok(found.slot.nonce == new.nonce)
+            Ok(found.slot.nonce == nonce)
         })?;
         match claimed {
-            Claim::Ours => return Ok(Outcome::Committed { seq: slot.seq }),
+            Claim::Ours => return Ok(Some(slot.seq)),
             Claim::Taken(theirs) => {
                 tracing::debug!(%run, seq = slot.seq, "another writer took the slot");
                 newest = Some(StoredSlot::from_bytes(run, slot.seq, &theirs)?);
@@ -225,19 +290,25 @@ fn check_parent(
 }
 
 /// The slot that would follow `newest`; writes the rollup that it stands on.
-fn next_slot(objects: &Objects, run: &RunName, newest: Option<&StoredSlot>, new: &NewCommit) -> Result<Slot> {
+fn next_slot(
+    objects: &Objects,
+    run: &RunName,
+    newest: Option<&StoredSlot>,
+    nonce: Nonce,
+    draft: Draft,
+) -> Result<Slot> {
     let mut slot = Slot {
         run: run.clone(),
         seq: 0,
-        action: Action::Commit(new.metrics.clone()),
-        manifest: new.manifest,
+        action: draft.action,
+        manifest: draft.manifest,
         previous: NO_SLOT,
-        nonce: new.nonce,
-        fingerprint: new.fingerprint,
-        step: new.step,
-        created_unix_ms: new.created_unix_ms,
-        totals: new.totals,
-        max_step: new.step,
+        nonce,
+        fingerprint: draft.fingerprint,
+        step: draft.step,
+        created_unix_ms: draft.created_unix_ms,
+        totals: draft.totals,
+        max_step: draft.step,
         history: Vec::new(),
     };
     if let Some(before) = newest {

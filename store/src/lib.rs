@@ -7,6 +7,7 @@
 //! catalog     which piece of which pack holds some content
 //! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
+//! forget      commits out of the log, and back            reach   what the others need
 //! reference   run@step, tags, id prefixes → a manifest
 //! tags        names for checkpoints
 //! history     newest slot + rollups → the log of a run
@@ -46,6 +47,7 @@ pub mod explain;
 #[cfg(test)]
 mod faults;
 mod files;
+pub mod forget;
 mod graph;
 pub mod history;
 pub mod ids;
@@ -58,6 +60,7 @@ pub mod objects;
 pub mod pack;
 pub mod probe;
 pub mod progress;
+mod reach;
 pub mod reference;
 pub mod restore;
 pub mod roles;
@@ -80,6 +83,7 @@ pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
 pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};
+pub use forget::{Forgotten, Policy, Undone};
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};

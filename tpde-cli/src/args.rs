@@ -5,7 +5,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
-use crate::commands::{completions, diff, explain, init, log, ls, restore, save, show, stats, tag, verify};
+use crate::commands::{
+    completions, diff, explain, forget, init, log, ls, restore, save, show, stats, tag, undo, verify,
+};
 use crate::failure::EXIT_CODES;
 
 const STYLES: Styles = Styles::styled()
@@ -83,6 +85,8 @@ pub(crate) enum Command {
     Diff(diff::Args),
     Verify(verify::Args),
     Tag(tag::Args),
+    Forget(forget::Args),
+    Undo(undo::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

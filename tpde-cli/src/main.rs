@@ -25,7 +25,9 @@ use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
-use commands::{completions, diff, explain, init, log, ls, restore, save, show, stats, tag, verify};
+use commands::{
+    completions, diff, explain, forget, init, log, ls, restore, save, show, stats, tag, undo, verify,
+};
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
 use session::Session;
@@ -67,6 +69,8 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Tag(args) => tag::run(args, session),
         Command::Explain(args) => explain::run(args, session),
         Command::Stats(args) => stats::run(args, session),
+        Command::Forget(args) => forget::run(args, session),
+        Command::Undo(args) => undo::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }
 }

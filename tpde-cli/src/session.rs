@@ -147,3 +147,11 @@ impl From<&Resolved> for Named {
         }
     }
 }
+
+/// Milliseconds since 1970, by this machine's clock.
+pub(crate) fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -23,7 +23,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use globset::GlobSet;
 use tpde_core::Relation;
 
-use crate::catalog::Sought;
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
@@ -34,9 +33,8 @@ use crate::keys::Key;
 use crate::manifest::{FileContent, Manifest};
 use crate::metrics::Metrics;
 use crate::names::RunName;
-use crate::pack::{Needs, Part};
+use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
-use crate::restore::slices;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::{Totals, count};
@@ -372,36 +370,16 @@ impl Store {
 impl Store {
     /// Whether everything that a stored checkpoint consists of is in the store, by the footers of its packs.
     /// `None` if its manifest cannot be read.
-    fn is_whole(&self, id: ManifestId) -> Result<Option<bool>> {
-        let manifest = match self.manifest(id) {
-            Ok(manifest) => manifest,
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+    pub(crate) fn is_whole(&self, id: ManifestId) -> Result<Option<bool>> {
+        let Some(manifest) = self.readable_manifest(id)? else {
+            return Ok(None);
         };
         let mut packs = BTreeSet::new();
-        for record in &manifest.tensors {
-            for (number, ..) in slices(record) {
-                let part = Part::Slice {
-                    dtype: record.dtype,
-                    number,
-                };
-                let hints: Vec<PackId> = record.packs.iter().map(|&p| manifest.packs[p as usize]).collect();
-                let Some(graph) = self.stored_graph(&Sought::whole(*record.id.as_bytes(), part), &hints)?
-                else {
-                    return Ok(Some(false));
-                };
-                packs.extend(graph.packs());
-            }
+        match self.needed_by(&manifest, &mut packs) {
+            Ok(()) => self.all_there(&packs).map(Some),
+            Err(StoreError::Corrupt { .. }) => Ok(Some(false)),
+            Err(error) => Err(error),
         }
-        for blob in &manifest.blobs {
-            let hint = manifest.packs[blob.pack as usize];
-            let sought = Sought::whole(*blob.id.as_bytes(), Part::Blob);
-            let Some(graph) = self.stored_graph(&sought, &[hint])? else {
-                return Ok(Some(false));
-            };
-            packs.extend(graph.packs());
-        }
-        self.all_there(&packs).map(Some)
     }
 
     /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.

@@ -24,6 +24,7 @@ use crate::text::units::{count, counted, ratio, ratio_of, size, utc};
 Examples:
   tpde log llama
   tpde log -n 5                  # the five newest of every run
+  tpde log llama --all           # the forgotten ones, too
   tpde log llama --json | jq '.checkpoints[].step'"
 )]
 pub(crate) struct Args {
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Only the newest N
     #[arg(short = 'n', long = "limit", value_name = "N")]
     limit: Option<usize>,
+    /// Those that are forgotten, too
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Serialize)]
@@ -56,6 +60,7 @@ struct Entry {
     new_tensors: u32,
     tags: Vec<String>,
     replaced: bool,
+    forgotten: bool,
     metrics: BTreeMap<String, f64>,
 }
 
@@ -68,8 +73,10 @@ impl Entry {
     /// What a person should know of it: that it no longer counts, and its tags.
     fn remarks(&self) -> String {
         let replaced = self.replaced.then(|| "replaced".to_owned());
+        let forgotten = self.forgotten.then(|| "forgotten".to_owned());
         replaced
             .into_iter()
+            .chain(forgotten)
             .chain(self.tags.iter().cloned())
             .collect::<Vec<_>>()
             .join(", ")
@@ -150,11 +157,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         tagged.entry(place).or_default().push(tag.name.to_string());
     }
     match &args.run {
-        Some(run) => session.answer(&log_of(&store, run, args.limit, &tagged)?)?,
+        Some(run) => session.answer(&log_of(&store, run, args, &tagged)?)?,
         None => {
             let runs = history::runs(store.objects())?
                 .iter()
-                .map(|run| log_of(&store, run, args.limit, &tagged))
+                .map(|run| log_of(&store, run, args, &tagged))
                 .collect::<Result<_, _>>()?;
             session.answer(&AllRuns { runs })?;
         }
@@ -162,10 +169,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
+fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<RunLog, Failure> {
     let log = history::log(store.objects(), run)?;
-    let all = log.commits().count();
-    let shown = limit.unwrap_or(usize::MAX).min(all);
+    let wanted = |s: &&Summary| s.action.is_commit() && (args.all || !log.is_forgotten(s.seq));
+    let all = log.records().iter().filter(wanted).count();
+    let shown = args.limit.unwrap_or(usize::MAX).min(all);
     // The newest commit of each step.
     let last: BTreeMap<u64, u64> = log.commits().map(|s| (s.step, s.seq)).collect();
     let standing: BTreeSet<u64> = last.into_values().collect();
@@ -179,13 +187,21 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
-        replaced: !standing.contains(&s.seq),
+        replaced: !standing.contains(&s.seq) && !log.is_forgotten(s.seq),
+        forgotten: log.is_forgotten(s.seq),
         metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {
         run: run.to_string(),
-        checkpoints: log.commits().rev().take(shown).map(entry).collect(),
+        checkpoints: log
+            .records()
+            .iter()
+            .rev()
+            .filter(wanted)
+            .take(shown)
+            .map(entry)
+            .collect(),
         left_out: all - shown,
     })
 }

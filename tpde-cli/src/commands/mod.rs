@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod explain;
+pub(crate) mod forget;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
@@ -11,6 +12,7 @@ pub(crate) mod save;
 pub(crate) mod show;
 pub(crate) mod stats;
 pub(crate) mod tag;
+pub(crate) mod undo;
 pub(crate) mod verify;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,5 @@
 //! `tpde tag`: names for checkpoints.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 use tpde_store::tags::{self, TagRecord, Target};
 use tpde_store::{Store, TagName, history};
@@ -9,7 +7,7 @@ use tpde_store::{Store, TagName, history};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
-use crate::session::{Named, Session, typed};
+use crate::session::{Named, Session, now_unix_ms, typed};
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
@@ -216,10 +214,4 @@ fn set(
         step: place.step,
     };
     Ok(tags::set(store.objects(), name, &target, force, now_unix_ms())?)
-}
-
-/// Milliseconds since 1970, by this machine's clock.
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

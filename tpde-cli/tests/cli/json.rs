@@ -78,12 +78,15 @@ fn fields_are_the_documented_ones() {
         ("tpde tag", "tag"),
         ("tpde tag NAME REF", "tag newest llama@700"),
         ("tpde tag --delete", "tag --delete newest"),
+        ("tpde forget", "forget llama --keep-last 2 --dry-run"),
         ("tpde stats", "stats"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
     ] {
         check(heading, world.run(&format!("{line} --json")));
     }
+    world.run("forget llama@500").expect(0);
+    check("tpde undo", world.run("undo llama --json"));
     world.damage_packs();
     check("tpde verify", world.run("verify llama@600 --json"));
     assert!(

@@ -1,6 +1,7 @@
 //! Promises of the `tpde` binary, kept by running it.
 
 mod exits;
+mod forget;
 mod json;
 mod notices;
 mod screens;
