@@ -7,6 +7,7 @@
 //! runs/<run>/<20 digits>          slot `seq` of a run, named u64::MAX - seq: the newest lists first
 //! rollups/<run>/<20 digits>       the rollup whose last commit is `seq`
 //! tags/<name>/<20 digits>         the record `seq` of a tag
+//! policy/<20 digits>              the record `seq` of the store's policy
 //! probe/<nonce>/<name>            left by a probe that was interrupted; safe to delete
 //! ```
 //! Keys are the same on a disk and on a server.
@@ -35,6 +36,8 @@ pub enum Key {
     Rollup(RunName, u64),
     /// Record `seq` of a tag.
     Tag(TagName, u64),
+    /// Record `seq` of the store's policy.
+    Policy(u64),
     /// A scratch object of the capability probe.
     Probe(Nonce, ProbeObject),
 }
@@ -70,6 +73,8 @@ pub enum Prefix {
     Tags,
     /// The records of one tag, newest first.
     Tag(TagName),
+    /// The records of the store's policy, newest first.
+    Policy,
     /// The scratch objects of one probe.
     Probe(Nonce),
 }
@@ -110,6 +115,7 @@ impl fmt::Display for Key {
             Self::Slot(run, seq) => write!(f, "runs/{run}/{}", descending(*seq)),
             Self::Rollup(run, seq) => write!(f, "rollups/{run}/{}", descending(*seq)),
             Self::Tag(name, seq) => write!(f, "tags/{name}/{}", descending(*seq)),
+            Self::Policy(seq) => write!(f, "policy/{}", descending(*seq)),
             Self::Probe(nonce, object) => write!(f, "probe/{nonce}/{}", object.as_str()),
         }
     }
@@ -127,6 +133,7 @@ impl fmt::Display for Prefix {
             Self::Rollups(run) => write!(f, "rollups/{run}"),
             Self::Tags => f.write_str("tags"),
             Self::Tag(name) => write!(f, "tags/{name}"),
+            Self::Policy => f.write_str("policy"),
             Self::Probe(nonce) => write!(f, "probe/{nonce}"),
         }
     }
@@ -142,7 +149,11 @@ impl Key {
         if text == "tpde.json" {
             return Some(Self::Config);
         }
-        let (second, third) = (parts.next()?, parts.next()?);
+        let second = parts.next()?;
+        if first == "policy" && parts.clone().next().is_none() {
+            return from_descending(second).map(Self::Policy);
+        }
+        let third = parts.next()?;
         if parts.next().is_some() {
             return None;
         }
@@ -190,6 +201,7 @@ mod tests {
             (run, any::<u64>()).prop_map(|(r, s)| Key::Slot(r.parse().unwrap(), s)),
             (run, any::<u64>()).prop_map(|(r, s)| Key::Rollup(r.parse().unwrap(), s)),
             (run, any::<u64>()).prop_map(|(r, s)| Key::Tag(format!("z{r}").parse().unwrap(), s)),
+            any::<u64>().prop_map(Key::Policy),
             any::<[u8; 16]>().prop_map(|b| Key::Probe(Nonce::from_bytes(b), ProbeObject::Race)),
         ]
     }

@@ -6,6 +6,7 @@
 //! Nothing is deleted here. What is forgotten can be put back for as long as its contents are there.
 
 mod policy;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -84,6 +85,23 @@ impl Store {
     ///
     /// Cost: reads the manifests of all checkpoints that are kept, to know what they need.
     pub fn plan_forget(&self, run: &RunName, selection: &Selection, now_unix_ms: u64) -> Result<Plan> {
+        let mut plan = self.select(run, selection, now_unix_ms)?;
+        plan.reclaimable_bytes = self.freed_by(run, &plan.forget)?;
+        Ok(plan)
+    }
+
+    /// Forgets what `policy` does not keep of `run`, and says what that was.
+    ///
+    /// # Errors
+    /// As [`Store::plan_forget`] and [`Store::forget`].
+    pub fn prune(&self, run: &RunName, policy: &Policy, now_unix_ms: u64) -> Result<Vec<Summary>> {
+        let plan = self.select(run, &Selection::Policy(policy.clone()), now_unix_ms)?;
+        self.forget(&plan, now_unix_ms)?;
+        Ok(plan.forget)
+    }
+
+    /// A plan without its bytes.
+    fn select(&self, run: &RunName, selection: &Selection, now_unix_ms: u64) -> Result<Plan> {
         let log = history::log(self.objects(), run)?;
         let mut tags_of: HashMap<u64, Vec<String>> = HashMap::new();
         for tag in tags::list(self.objects())? {
@@ -115,13 +133,12 @@ impl Store {
             }
         }
         tagged.sort();
-        let reclaimable_bytes = self.freed_by(run, &forget)?;
         Ok(Plan {
             run: run.clone(),
             forget,
             keep,
             tagged,
-            reclaimable_bytes,
+            reclaimable_bytes: 0,
         })
     }
 

@@ -195,7 +195,7 @@ impl Policy {
         Ok(kept)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if *self == Self::default() {
             return Err(StoreError::input(
                 "the policy",

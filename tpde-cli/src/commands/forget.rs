@@ -1,12 +1,12 @@
 //! `tpde forget`: checkpoints out of a run's log.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde::Serialize;
-use tpde_store::forget::{Best, Plan, Policy, Selection, parse_age};
+use tpde_store::forget::{Plan, Policy, Selection};
 use tpde_store::{RunName, StoreError};
 
+use super::policy::Rules;
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -38,38 +38,6 @@ pub(crate) struct Args {
     /// Say what would go and stay, and how many bytes nothing else needs; change nothing
     #[arg(long)]
     dry_run: bool,
-}
-
-/// What to keep.
-#[derive(Debug, clap::Args)]
-struct Rules {
-    /// Keep the newest N
-    #[arg(long, value_name = "N")]
-    keep_last: Option<u64>,
-    /// Keep those whose step is a multiple of N
-    #[arg(long, value_name = "N")]
-    keep_every: Option<u64>,
-    /// Keep the N lowest by a metric, or with `:max` the N highest; may be repeated
-    #[arg(long, value_name = "METRIC:N[:max]")]
-    keep_best: Vec<Best>,
-    /// Keep those that a tag stands for
-    #[arg(long)]
-    keep_tags: bool,
-    /// Keep those saved within this time, such as 12h or 7d
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
-    keep_within: Option<Duration>,
-}
-
-impl Rules {
-    fn policy(&self) -> Policy {
-        Policy {
-            last: self.keep_last,
-            every: self.keep_every,
-            best: self.keep_best.clone(),
-            tags: self.keep_tags,
-            within: self.keep_within,
-        }
-    }
 }
 
 #[derive(Serialize)]

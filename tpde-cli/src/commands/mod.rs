@@ -7,6 +7,7 @@ pub(crate) mod forget;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
+pub(crate) mod policy;
 pub(crate) mod restore;
 pub(crate) mod save;
 pub(crate) mod show;

@@ -17,7 +17,7 @@ use super::globs;
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
-use crate::session::{Named, Session};
+use crate::session::{Named, Session, now_unix_ms};
 use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// A number that the trainer knows of it, such as `loss=1.93`; may be repeated
     #[arg(long = "metric", value_name = "NAME=NUMBER")]
     metrics: Vec<Metric>,
+    /// Then forget what the store's policy does not keep of this run (see `tpde policy`)
+    #[arg(long)]
+    prune: bool,
     /// A line to remember it by
     #[arg(long, value_name = "TEXT", default_value_t)]
     note: String,
@@ -120,6 +123,7 @@ struct Saved {
     stored_bytes: u64,
     ratio: Option<f64>,
     seconds: f64,
+    forgotten_steps: Vec<u64>,
     notices: Vec<Notice>,
 }
 
@@ -139,7 +143,12 @@ impl Answer for Saved {
         let title = self.checkpoint.title(page);
         if self.already_there {
             let what = page.paint(Tone::Good, "already there");
-            page.line(format!("{what}  {title}  nothing was written"));
+            let done = match self.stored_bytes {
+                0 => "nothing was written".to_owned(),
+                stored => format!("what the store had lost of it is stored again ({})", size(stored)),
+            };
+            page.line(format!("{what}  {title}  {done}"));
+            self.show_forgotten(page);
             self.show_notices(page);
             return;
         }
@@ -168,11 +177,19 @@ impl Answer for Saved {
                 ),
             ),
         ]);
+        self.show_forgotten(page);
         self.show_notices(page);
     }
 }
 
 impl Saved {
+    fn show_forgotten(&self, page: &mut Page) {
+        if !self.forgotten_steps.is_empty() {
+            let steps: Vec<String> = self.forgotten_steps.iter().map(u64::to_string).collect();
+            page.fields(&[("forgotten", format!("{}, by the policy", steps.join(", ")))]);
+        }
+    }
+
     fn show_notices(&self, page: &mut Page) {
         for notice in &self.notices {
             page.line(page.paint(Tone::Caution, &format!("  note: {}", plain(&notice.message))));
@@ -241,12 +258,24 @@ fn same_tensors(store: &Store, run: &RunName, saved: ManifestId) -> Result<Optio
     for other in others.into_iter().filter(|other| other != run).take(MOST_RUNS) {
         // A hint is not worth an error: what cannot be read is passed by.
         let newest = history::newest_of(store.objects(), &other);
-        let manifest = newest.and_then(|newest| store.manifest(newest.slot.manifest));
-        if manifest.is_ok_and(|manifest| shapes(&manifest) == ours) {
+        let commit = newest.and_then(|newest| history::newest_commit(store.objects(), &newest));
+        let manifest = commit.map(|commit| commit.and_then(|commit| store.manifest(commit.manifest).ok()));
+        if manifest
+            .ok()
+            .flatten()
+            .is_some_and(|manifest| shapes(&manifest) == ours)
+        {
             return Ok(Some(other));
         }
     }
     Ok(None)
+}
+
+fn no_policy() -> tpde_store::StoreError {
+    tpde_store::StoreError::NotFound {
+        what: "a policy in this store".to_owned(),
+        hint: "Set one first, for example `tpde policy --keep-last 3 --keep-every 1000`".to_owned(),
+    }
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
@@ -267,13 +296,28 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     request.metrics = Metrics::new(args.metrics.clone())?;
     request.note.clone_from(&args.note);
 
+    let policy = match args.prune {
+        true => Some(store.policy()?.ok_or_else(no_policy)?),
+        false => None,
+    };
     let bars = session.bars();
     let began = Instant::now();
     let report = store.save(&request, &bars)?;
     let took = began.elapsed();
     drop(bars);
-    let notices = notices(&store, &request, &report)?;
+    let mut notices = notices(&store, &request, &report)?;
+    let mut forgotten_steps = Vec::new();
+    if let Some(policy) = policy {
+        match store.prune(&args.run, &policy, now_unix_ms()) {
+            Ok(forgotten) => forgotten_steps.extend(forgotten.iter().map(|commit| commit.step)),
+            Err(error) => notices.push(Notice {
+                kind: "not_pruned",
+                message: format!("saved, and nothing was forgotten: {error}"),
+            }),
+        }
+    }
     session.answer(&Saved {
+        forgotten_steps,
         checkpoint: Named {
             manifest: report.manifest.to_hex(),
             run: Some(args.run.to_string()),

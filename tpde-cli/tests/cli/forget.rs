@@ -56,3 +56,40 @@ fn what_is_refused() {
     }
     assert!(world.run("log llama").expect(0).out.contains("2 checkpoints,"));
 }
+
+/// Promise: the policy that the store keeps is applied by `save --prune` alone, and without one that is refused before anything is
+/// written.
+#[test]
+fn the_stores_policy() {
+    let world = World::with_run();
+    world.checkpoint("out/checkpoint-700", 700);
+    let refused = world
+        .run("save out/checkpoint-700 --run llama --step 700 --prune")
+        .expect(3);
+    assert!(refused.err.contains("tpde policy --keep-last"), "{}", refused.err);
+    assert!(!world.run("log llama").expect(0).out.contains("700"));
+
+    let shown = world
+        .run("policy --keep-last 2 --keep-within 7d --keep-best loss:1")
+        .expect(0)
+        .out;
+    assert!(
+        shown.contains("--keep-within 1w") && shown.contains("--keep-best loss:1"),
+        "{shown}"
+    );
+    world.run("policy --keep-last 2").expect(0);
+    let saved = world
+        .run("save out/checkpoint-700 --run llama --step 700 --prune")
+        .expect(0);
+    assert!(saved.out.contains("500, by the policy"), "{}", saved.out);
+    let log = world.run("log llama").expect(0).out;
+    assert!(log.contains("2 checkpoints,"), "{log}");
+
+    world.run("policy --keep-best acc:1").expect(0);
+    world.checkpoint("out/checkpoint-800", 800);
+    let saved = world
+        .run("save out/checkpoint-800 --run llama --step 800 --prune")
+        .expect(0);
+    assert!(saved.out.contains("nothing was forgotten"), "{}", saved.out);
+    assert!(world.run("policy --clear").expect(0).out.contains("no policy"));
+}

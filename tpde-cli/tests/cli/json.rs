@@ -79,6 +79,7 @@ fn fields_are_the_documented_ones() {
         ("tpde tag NAME REF", "tag newest llama@700"),
         ("tpde tag --delete", "tag --delete newest"),
         ("tpde forget", "forget llama --keep-last 2 --dry-run"),
+        ("tpde policy", "policy --keep-last 3 --keep-every 1000"),
         ("tpde stats", "stats"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
