@@ -1,0 +1,267 @@
+//! What a writer does, request by request.
+//!
+//! ```text
+//! PUT lease ─ LIST marks ─ PUT packs ─ HEAD what is relied on ─ create record ─ GET fence ─┬ none: acknowledge ─ DELETE lease
+//!     ▲                       ▲                │ gone                                      │
+//!     │                       └────────────────┘                                           │
+//!     └──────────────── another lease; all that was known is forgotten ◄───────── fenced ──┘
+//! ```
+
+use crate::packs::{BASE, Holds, LEASES_EACH, Packs, bit, decodable, each, name};
+use crate::rules::Rules;
+use crate::state::{At, Checkpoint, Kind, Record, State, lease_bit};
+
+/// What a writer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Save this checkpoint, whose bytes it has.
+    Save(Checkpoint),
+    /// As `Save`, but the run is another: what is there was found through a manifest of the first run.
+    SaveElsewhere(Checkpoint),
+    /// Put the first checkpoint back.
+    Undo,
+    /// Name the first checkpoint.
+    Tag,
+    /// Write what is live in the first pack into another.
+    Repack,
+}
+
+/// What becomes of a request that changes the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It takes effect and says so.
+    Given,
+    /// It takes effect and the answer is lost.
+    Lost,
+    /// The answer is lost, and it takes effect at any later time, or never.
+    Late,
+}
+
+/// One step of writer `w`; `None` if it has none of this kind.
+pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: Answer) -> Option<State> {
+    let mut next = state.clone();
+    let me = state.writers[w];
+    if answer != Answer::Given {
+        next.losses_left = state.losses_left.checked_sub(1)?;
+        if !matches!(me.at, At::Listed | At::Confirmed) {
+            return None;
+        }
+    }
+    let lease = lease_bit(w, me.lease);
+    let leased = rules.lease_to_keep || !matches!(task, Task::Undo | Task::Tag);
+    let at = match me.at {
+        At::Start => {
+            if let (false, Some(place)) = (rules.confirm_what_is_there, in_place(task, state)) {
+                next.log[place].acknowledged = true;
+                next.writers[w].at = At::Done;
+                return Some(next);
+            }
+            if !rules.confirm_after_marks {
+                next.writers[w].found = state.packs;
+            }
+            match rules.lease_before_marks {
+                true if leased => next.leases |= lease,
+                true => {}
+                false => next.writers[w].seen = state.marked(None),
+            }
+            At::Leased
+        }
+        At::Leased => {
+            match rules.lease_before_marks {
+                true => next.writers[w].seen = state.marked(None),
+                false => next.leases |= lease,
+            }
+            if !heeds(rules, task) {
+                next.writers[w].seen = 0;
+            }
+            At::Listed
+        }
+        At::Listed => return store(rules, task, w, next, answer),
+        At::Stored if task == Task::Repack => {
+            if !rules.repack_leaves_old {
+                next.packs &= !bit(0);
+            }
+            At::Leaving
+        }
+        At::Stored => match needs(task) & !decodable(relied_on(rules, w, state)) == 0 {
+            true => At::Confirmed,
+            false => {
+                next.writers[w].own = 0;
+                At::Listed
+            }
+        },
+        At::Confirmed => return record(task, w, next, answer),
+        At::Recorded(place) => {
+            if rules.look_for_fence && state.fences & lease != 0 {
+                next.leases &= !lease;
+                let me = &mut next.writers[w];
+                (me.seen, me.found, me.own) = (0, 0, 0);
+                match usize::from(me.lease) + 1 < LEASES_EACH {
+                    true => {
+                        me.lease += 1;
+                        At::Start
+                    }
+                    false => At::Leaving,
+                }
+            } else {
+                next.log[usize::from(place)].acknowledged = true;
+                At::Leaving
+            }
+        }
+        At::Leaving => {
+            next.leases &= !lease;
+            At::Done
+        }
+        At::Done | At::Crashed => return None,
+    };
+    next.writers[w].at = at;
+    if matches!(at, At::Done | At::Leaving) {
+        // What is never looked at again makes no two states of one.
+        let me = &mut next.writers[w];
+        (me.seen, me.found, me.own) = (0, 0, 0);
+    }
+    Some(next)
+}
+
+/// Whether an unanswered create lets writer `w` say "outcome unknown" and leave.
+pub(crate) fn may_give_up(w: usize, state: &State) -> bool {
+    state.writers[w].at == At::Confirmed
+        && state
+            .late_create
+            .is_some_and(|(_, record)| usize::from(record.by) == w)
+}
+
+fn heeds(rules: &Rules, task: Task) -> bool {
+    let across = matches!(task, Task::SaveElsewhere(_));
+    rules.heed_marks && (rules.heed_marks_across_runs || !across)
+}
+
+fn needs(task: Task) -> u8 {
+    match task {
+        Task::Save(of) | Task::SaveElsewhere(of) => of.needs(),
+        Task::Undo | Task::Tag => Checkpoint::First.needs(),
+        Task::Repack => BASE,
+    }
+}
+
+/// The commit that a save finds in place of its own.
+fn in_place(task: Task, state: &State) -> Option<usize> {
+    match task {
+        Task::Save(of) | Task::SaveElsewhere(of) => state.stands_by(of),
+        Task::Undo | Task::Tag | Task::Repack => None,
+    }
+}
+
+/// What exists for writer `w`.
+fn relied_on(rules: &Rules, w: usize, state: &State) -> Packs {
+    let me = state.writers[w];
+    let there = match rules.confirm_after_marks {
+        true => state.packs,
+        false => me.found,
+    };
+    (there & !me.seen) | (me.own & state.packs)
+}
+
+/// Stores what is missing: a save from its memory, the others from packs that can still be read.
+fn store(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -> Option<State> {
+    let exists = decodable(relied_on(rules, w, &next));
+    let missing = needs(task) & !exists;
+    let readable = decodable(next.packs) & BASE != 0;
+    let forgotten = next.stands_by(Checkpoint::First).is_none();
+    let mine = own_record(task, w, &next).is_some();
+    let write = match task {
+        _ if missing == 0 && task != Task::Repack => None,
+        Task::Save(_) | Task::SaveElsewhere(_) if missing & BASE == 0 => Some(Holds::DeltaOnBase),
+        Task::Save(Checkpoint::Next) | Task::SaveElsewhere(Checkpoint::Next) => Some(Holds::Both),
+        Task::Save(_) | Task::SaveElsewhere(_) => Some(Holds::Base),
+        Task::Undo | Task::Tag | Task::Repack if readable => Some(Holds::Base),
+        Task::Undo | Task::Tag | Task::Repack => return leave(w, next, answer),
+    };
+    let idle = match task {
+        Task::Undo => !forgotten && !mine,
+        // Only what stands is named or worth repacking.
+        Task::Tag => forgotten && !mine,
+        Task::Repack => (next.slots_need() | next.tags_need()) & BASE == 0,
+        Task::Save(_) | Task::SaveElsewhere(_) => false,
+    };
+    if idle {
+        return leave(w, next, answer);
+    }
+    let Some(holds) = write else {
+        next.writers[w].at = At::Stored;
+        return (answer == Answer::Given).then_some(next);
+    };
+    let me = &mut next.writers[w];
+    let lease = LEASES_EACH * w + usize::from(me.lease);
+    let pack = bit(name(rules.names, holds, lease, me.seen));
+    match answer {
+        Answer::Given => {
+            me.own |= pack;
+            me.at = At::Stored;
+            next.packs |= pack;
+        }
+        // It will be asked for again: as if it had not been asked for yet.
+        Answer::Lost => return None,
+        Answer::Late => next.late_puts |= pack,
+    }
+    Some(next)
+}
+
+fn leave(w: usize, mut next: State, answer: Answer) -> Option<State> {
+    let me = &mut next.writers[w];
+    (me.at, me.seen, me.found, me.own) = (At::Leaving, 0, 0, 0);
+    (answer == Answer::Given).then_some(next)
+}
+
+fn kind(task: Task) -> (Kind, Checkpoint) {
+    match task {
+        Task::Save(of) | Task::SaveElsewhere(of) => (Kind::Commit, of),
+        Task::Undo => (Kind::Undo, Checkpoint::First),
+        Task::Tag | Task::Repack => (Kind::Tag, Checkpoint::First),
+    }
+}
+
+/// Place of the record that carries the nonce of writer `w`.
+fn own_record(task: Task, w: usize, state: &State) -> Option<usize> {
+    let (kind, of) = kind(task);
+    let mut log = state.log.iter();
+    log.position(|record| record.kind == kind && record.of == of && usize::from(record.by) == w)
+}
+
+/// Creates the record, or finds out that it is there.
+fn record(task: Task, w: usize, mut next: State, answer: Answer) -> Option<State> {
+    let (kind, of) = kind(task);
+    let there = match task {
+        Task::Undo => next.stands_by(of).filter(|place| next.log[*place].kind == kind),
+        _ => in_place(task, &next),
+    };
+    if let Some(place) = own_record(task, w, &next).or(there) {
+        next.writers[w].at = At::Recorded(u8::try_from(place).ok()?);
+        return (answer == Answer::Given).then_some(next);
+    }
+    if (kind == Kind::Undo) == next.stands_by(of).is_some() && kind != Kind::Commit {
+        return leave(w, next, answer);
+    }
+    let record = Record {
+        kind,
+        of,
+        by: u8::try_from(w).ok()?,
+        acknowledged: false,
+    };
+    let place = u8::try_from(next.log.len()).ok()?;
+    match answer {
+        Answer::Given => {
+            next.log.push(record);
+            next.writers[w].at = At::Recorded(place);
+        }
+        Answer::Lost => next.log.push(record),
+        Answer::Late if next.late_create.is_none() => next.late_create = Some((place, record)),
+        Answer::Late => return None,
+    }
+    Some(next)
+}
+
+/// Packs whose puts are still on their way.
+pub(crate) fn late_puts(state: &State) -> impl Iterator<Item = usize> {
+    each(state.late_puts)
+}
