@@ -132,7 +132,7 @@ impl Model for Protocol {
         if state.forgets_left > 0 && state.stands_by(Checkpoint::First).is_some() {
             events.push(Event::Forget);
         }
-        events.extend(writer::late_puts(state).map(|pack| Event::LatePut(bit(pack))));
+        events.extend(each(state.late_puts).map(|pack| Event::LatePut(bit(pack))));
         events.extend(each(state.late_deletes).map(|pack| Event::LateDelete(bit(pack))));
         if state.late_create.is_some() {
             events.push(Event::LateCreate);
@@ -142,9 +142,11 @@ impl Model for Protocol {
     fn next_state(&self, state: &State, event: Event) -> Option<State> {
         let mut next = state.clone();
         match event {
-            Event::Write(w, answer) => return writer::step(&self.rules, self.writers[w], w, state, answer),
-            Event::Collect(g, answer) => return sweep::step(&self.rules, g, state, answer),
-            Event::Expire(g, lease) => return Some(sweep::expire(&self.rules, g, state, lease)),
+            Event::Write(w, answer) => {
+                next = writer::step(&self.rules, self.writers[w], w, state, answer)?;
+            }
+            Event::Collect(g, answer) => next = sweep::step(&self.rules, g, state, answer)?,
+            Event::Expire(g, lease) => next = sweep::expire(&self.rules, g, state, lease),
             Event::GiveUp(w) => next.writers[w].at = At::Leaving,
             Event::CrashWriter(w) => {
                 next.crashes_left -= 1;
@@ -182,6 +184,7 @@ impl Model for Protocol {
                 }
             }
         }
+        next.forget_ended_leases();
         Some(next)
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub(crate) heed_marks_across_runs: bool,
     /// Writer: what is relied on is looked at after the marks are listed, not before.
     pub(crate) confirm_after_marks: bool,
+    /// Writer: if something that it relied on is gone, it goes on under another lease.
+    pub(crate) another_lease_after_miss: bool,
     /// Writer: the fence is looked for after the record, and only without one is the record acknowledged.
     pub(crate) look_for_fence: bool,
     /// Writer: a commit that is found in place is held to all this as one's own is.
@@ -57,6 +59,7 @@ impl Rules {
         heed_marks: true,
         heed_marks_across_runs: true,
         confirm_after_marks: true,
+        another_lease_after_miss: true,
         look_for_fence: true,
         confirm_what_is_there: true,
         lease_to_keep: true,

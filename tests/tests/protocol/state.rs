@@ -143,6 +143,22 @@ pub(crate) fn lease_bit(writer: usize, lease: u8) -> u16 {
 }
 
 impl State {
+    /// Makes one state of those that differ only in leases that nobody looks at any more: their ids never return.
+    pub(crate) fn forget_ended_leases(&mut self) {
+        let mut looks: u16 = 0;
+        for (w, writer) in self.writers.iter().enumerate() {
+            if !matches!(writer.at, At::Done | At::Crashed | At::Leaving) {
+                looks |= lease_bit(w, writer.lease);
+            }
+        }
+        let fenced = self.fences;
+        self.fences &= looks;
+        self.leases &= looks | !fenced;
+        for gc in &mut self.gcs {
+            gc.waits &= self.leases & !fenced;
+        }
+    }
+
     /// Place of the last record that says whether `of` stands.
     pub(crate) fn last_of(&self, of: Checkpoint) -> Option<usize> {
         self.log
@@ -183,8 +199,8 @@ impl State {
     pub(crate) fn acknowledged_is_whole(&self) -> bool {
         let there = decodable(self.packs);
         self.log.iter().enumerate().all(|(place, record)| {
-            let promised = record.acknowledged
-                && (record.kind == Kind::Tag || self.stands_by(record.of) == Some(place));
+            let promised =
+                record.acknowledged && (record.kind == Kind::Tag || self.stands_by(record.of) == Some(place));
             !promised || record.of.needs() & !there == 0
         })
     }

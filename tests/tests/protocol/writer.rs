@@ -7,7 +7,7 @@
 //!     └──────────────── another lease; all that was known is forgotten ◄───────── fenced ──┘
 //! ```
 
-use crate::packs::{BASE, Holds, LEASES_EACH, Packs, bit, decodable, each, name};
+use crate::packs::{BASE, Contents, Holds, LEASES_EACH, Packs, bit, decodable, name};
 use crate::rules::Rules;
 use crate::state::{At, Checkpoint, Kind, Record, State, lease_bit};
 
@@ -85,6 +85,8 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
         }
         At::Stored => match needs(task) & !decodable(relied_on(rules, w, state)) == 0 {
             true => At::Confirmed,
+            // Somebody deleted what this lease should have kept: it is fenced, and its names are burnt.
+            false if rules.another_lease_after_miss => another_lease(w, &mut next),
             false => {
                 next.writers[w].own = 0;
                 At::Listed
@@ -93,16 +95,7 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
         At::Confirmed => return record(task, w, next, answer),
         At::Recorded(place) => {
             if rules.look_for_fence && state.fences & lease != 0 {
-                next.leases &= !lease;
-                let me = &mut next.writers[w];
-                (me.seen, me.found, me.own) = (0, 0, 0);
-                match usize::from(me.lease) + 1 < LEASES_EACH {
-                    true => {
-                        me.lease += 1;
-                        At::Start
-                    }
-                    false => At::Leaving,
-                }
+                another_lease(w, &mut next)
             } else {
                 next.log[usize::from(place)].acknowledged = true;
                 At::Leaving
@@ -123,6 +116,18 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
     Some(next)
 }
 
+/// Gives the lease back, forgets all that was known under it, and begins again; leaves if that was its last.
+fn another_lease(w: usize, next: &mut State) -> At {
+    let me = &mut next.writers[w];
+    next.leases &= !lease_bit(w, me.lease);
+    (me.seen, me.found, me.own) = (0, 0, 0);
+    if usize::from(me.lease) + 1 == LEASES_EACH {
+        return At::Leaving;
+    }
+    me.lease += 1;
+    At::Start
+}
+
 /// Whether an unanswered create lets writer `w` say "outcome unknown" and leave.
 pub(crate) fn may_give_up(w: usize, state: &State) -> bool {
     state.writers[w].at == At::Confirmed
@@ -136,7 +141,7 @@ fn heeds(rules: &Rules, task: Task) -> bool {
     rules.heed_marks && (rules.heed_marks_across_runs || !across)
 }
 
-fn needs(task: Task) -> u8 {
+fn needs(task: Task) -> Contents {
     match task {
         Task::Save(of) | Task::SaveElsewhere(of) => of.needs(),
         Task::Undo | Task::Tag => Checkpoint::First.needs(),
@@ -239,7 +244,8 @@ fn record(task: Task, w: usize, mut next: State, answer: Answer) -> Option<State
         next.writers[w].at = At::Recorded(u8::try_from(place).ok()?);
         return (answer == Answer::Given).then_some(next);
     }
-    if (kind == Kind::Undo) == next.stands_by(of).is_some() && kind != Kind::Commit {
+    // The create of a slot fails unless its writer has read all slots before it; that of a tag knows nothing of them.
+    if kind == Kind::Undo && next.stands_by(of).is_some() {
         return leave(w, next, answer);
     }
     let record = Record {
@@ -259,9 +265,4 @@ fn record(task: Task, w: usize, mut next: State, answer: Answer) -> Option<State
         Answer::Late => return None,
     }
     Some(next)
-}
-
-/// Packs whose puts are still on their way.
-pub(crate) fn late_puts(state: &State) -> impl Iterator<Item = usize> {
-    each(state.late_puts)
 }
