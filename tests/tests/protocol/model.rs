@@ -2,14 +2,15 @@
 
 use stateright::{Model, Property};
 
-use crate::packs::{FIRST, Packs, bit, each};
+use crate::packs::{FIRST, FIRST_MANIFEST, Packs, bit, each};
 use crate::rules::Rules;
-use crate::state::{At, Checkpoint, Gc, Kind, Phase, Record, State, Writer};
+use crate::state::{At, Checkpoint, Gc, Kind, Needs, Phase, Record, State, Writer};
 use crate::writer::{Answer, Task};
 use crate::{sweep, writer};
 
 /// Nobody's nonce.
 const NOBODY: u8 = u8::MAX;
+const THE_FIRST: u8 = FIRST_MANIFEST as u8;
 
 /// Who takes part, and what may go wrong how often.
 #[derive(Debug, Clone)]
@@ -61,6 +62,7 @@ impl Model for Protocol {
         let record = |kind| Record {
             kind,
             of: Checkpoint::First,
+            manifest: THE_FIRST,
             by: NOBODY,
             acknowledged: true,
         };
@@ -80,12 +82,12 @@ impl Model for Protocol {
             doomed: 0,
             waits: 0,
             others: 0,
-            live: 0,
+            live: Needs::default(),
             exist: 0,
             deletes: 0,
         };
         vec![State {
-            packs: bit(FIRST),
+            packs: bit(FIRST) | bit(FIRST_MANIFEST),
             log,
             leases: 0,
             fences: 0,
@@ -157,13 +159,15 @@ impl Model for Protocol {
                 next.crashes_left -= 1;
                 let me = &mut next.gcs[g];
                 (me.phase, me.doomed, me.waits, me.deletes) = (Phase::Crashed, 0, 0, 0);
-                (me.others, me.live, me.exist) = (0, 0, 0);
+                (me.others, me.exist) = (0, 0);
+                me.live = Needs::default();
             }
             Event::Forget => {
                 next.forgets_left -= 1;
                 next.log.push(Record {
                     kind: Kind::Forget,
                     of: Checkpoint::First,
+                    manifest: THE_FIRST,
                     by: NOBODY,
                     acknowledged: true,
                 });

@@ -1,10 +1,11 @@
 //! Packs as sets of encodings, and what can be decoded from some of them.
 //!
-//! Two contents are enough: `BASE`, and `DELTA`, which is smaller if `BASE` may be relied on.
+//! Two contents are enough: `BASE`, and `DELTA`, which is smaller if `BASE` may be relied on. Manifests are numbered
+//! among the packs: they are stored, marked and deleted alike, but a record names one, and no other will do.
 
 use crate::rules::Names;
 
-/// A set of packs, by number.
+/// A set of packs and manifests, by number.
 pub(crate) type Packs = u32;
 /// A set of contents.
 pub(crate) type Contents = u8;
@@ -18,6 +19,11 @@ pub(crate) const DELTA: Contents = 2;
 pub(crate) const LEASES_EACH: usize = 2;
 /// The pack of the first checkpoint.
 pub(crate) const FIRST: usize = 0;
+
+/// The manifest of the first checkpoint; those written under leases follow.
+pub(crate) const FIRST_MANIFEST: usize = 24;
+/// All manifests.
+pub(crate) const MANIFESTS: Packs = Packs::MAX << FIRST_MANIFEST;
 
 /// What stands in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,11 @@ pub(crate) fn name(names: Names, holds: Holds, lease: usize, seen: Packs) -> usi
     }
 }
 
+/// The number of the manifest written under lease `lease` of all leases.
+pub(crate) fn manifest(lease: usize) -> usize {
+    FIRST_MANIFEST + 1 + lease
+}
+
 /// The set of one pack.
 pub(crate) fn bit(pack: usize) -> Packs {
     1 << pack
@@ -65,13 +76,11 @@ pub(crate) fn each(packs: Packs) -> impl DoubleEndedIterator<Item = usize> {
 
 /// What can be decoded if only these packs exist.
 pub(crate) fn decodable(packs: Packs) -> Contents {
-    let mut bases: Packs = 0;
-    let mut deltas: Packs = 0;
-    for first in (0..Packs::BITS as usize).step_by(Holds::ALL.len()) {
-        bases |= bit(first);
-        deltas |= (bit(first) << 1) & Packs::MAX;
-        bases |= bit(first) << 2;
-        deltas |= bit(first) << 2;
+    let (mut bases, mut deltas): (Packs, Packs) = (0, 0);
+    for first in (0..FIRST_MANIFEST).step_by(Holds::ALL.len()) {
+        let both = bit(first + Holds::Both.place());
+        bases |= bit(first + Holds::Base.place()) | both;
+        deltas |= bit(first + Holds::DeltaOnBase.place()) | both;
     }
     match (packs & bases != 0, packs & deltas != 0) {
         (false, _) => 0,
@@ -90,6 +99,7 @@ pub(crate) fn redundant(candidates: Packs, relied_on: Packs, keep: Contents, low
             gone |= bit(pack);
         }
     };
+    let candidates = candidates & !MANIFESTS;
     match lowest_first {
         true => each(candidates).for_each(&mut drop_if_able),
         false => each(candidates).rev().for_each(&mut drop_if_able),

@@ -28,12 +28,16 @@ pub(crate) struct Rules {
     pub(crate) look_for_fence: bool,
     /// Writer: a commit that is found in place is held to all this as one's own is.
     pub(crate) confirm_what_is_there: bool,
+    /// Writer: a commit whose manifest is gone or in a mark is made again, with another manifest.
+    pub(crate) commit_again_without_manifest: bool,
     /// Undo and tag: they hold a lease, as a save does.
     pub(crate) lease_to_keep: bool,
     /// Writer: what its packs are named after.
     pub(crate) names: Names,
     /// Repack: deletes nothing; the old packs are gc's.
     pub(crate) repack_leaves_old: bool,
+    /// Gc: a manifest that no record ever named is not marked.
+    pub(crate) mark_named_manifests_only: bool,
     /// Gc: waits for the leases that stand after its mark.
     pub(crate) wait_for_leases: bool,
     /// Gc: an expired lease is fenced before anything is listed for the sweep.
@@ -62,9 +66,11 @@ impl Rules {
         another_lease_after_miss: true,
         look_for_fence: true,
         confirm_what_is_there: true,
+        commit_again_without_manifest: true,
         lease_to_keep: true,
         names: Names::OfTheLease,
         repack_leaves_old: true,
+        mark_named_manifests_only: true,
         wait_for_leases: true,
         fence_expired: true,
         fences_stay: true,

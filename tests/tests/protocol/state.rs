@@ -1,6 +1,6 @@
 //! What the object store holds, what is on its way to it, and where everybody stands.
 
-use crate::packs::{BASE, Contents, DELTA, LEASES_EACH, Packs, decodable};
+use crate::packs::{BASE, Contents, DELTA, LEASES_EACH, Packs, bit, decodable};
 
 /// What a record of the log does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +41,8 @@ impl Checkpoint {
 pub(crate) struct Record {
     pub(crate) kind: Kind,
     pub(crate) of: Checkpoint,
+    /// The manifest that it names.
+    pub(crate) manifest: u8,
     /// The nonce: which writer asked for it.
     pub(crate) by: u8,
     /// Whether somebody was told that it is durable. Nobody in the protocol can see this.
@@ -55,6 +57,7 @@ pub(crate) enum At {
     Listed,
     Stored,
     Confirmed,
+    Described,
     Recorded(u8),
     /// What was done is done; the lease is still there.
     Leaving,
@@ -74,6 +77,40 @@ pub(crate) struct Writer {
     pub(crate) found: Packs,
     /// Packs that it stored under this lease.
     pub(crate) own: Packs,
+}
+
+/// What must stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Needs {
+    /// To be decodable.
+    pub(crate) contents: Contents,
+    /// To be there.
+    pub(crate) manifests: Packs,
+}
+
+impl Needs {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            contents: self.contents | other.contents,
+            manifests: self.manifests | other.manifests,
+        }
+    }
+
+    /// Whether these packs and manifests are enough.
+    pub(crate) fn met_by(self, packs: Packs) -> bool {
+        self.contents & !decodable(packs) == 0 && self.manifests & !packs == 0
+    }
+}
+
+impl Record {
+    /// What it needs while it stands.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs {
+            contents: self.of.needs(),
+            manifests: bit(usize::from(self.manifest)),
+        }
+    }
 }
 
 /// Where a gc stands.
@@ -103,7 +140,7 @@ pub(crate) struct Gc {
     /// Packs in the marks of others, as listed.
     pub(crate) others: Packs,
     /// What must stay decodable, as listed.
-    pub(crate) live: Contents,
+    pub(crate) live: Needs,
     /// Packs that its lists showed.
     pub(crate) exist: Packs,
     /// What is left to delete.
@@ -173,18 +210,25 @@ impl State {
     }
 
     /// What the slots need.
-    pub(crate) fn slots_need(&self) -> Contents {
+    pub(crate) fn slots_need(&self) -> Needs {
         let standing = |record: &&Record| self.stands_by(record.of).is_some();
-        self.log
-            .iter()
+        let slots = self.log.iter().filter(|record| record.kind != Kind::Tag);
+        slots
             .filter(standing)
-            .fold(0, |all, record| all | record.of.needs())
+            .fold(Needs::default(), |all, record| all.and(record.needs()))
     }
 
     /// What the tags need.
-    pub(crate) fn tags_need(&self) -> Contents {
+    pub(crate) fn tags_need(&self) -> Needs {
         let tags = self.log.iter().filter(|record| record.kind == Kind::Tag);
-        tags.fold(0, |all, record| all | record.of.needs())
+        tags.fold(Needs::default(), |all, record| all.and(record.needs()))
+    }
+
+    /// Manifests that records name.
+    pub(crate) fn named(&self) -> Packs {
+        self.log
+            .iter()
+            .fold(0, |all, record| all | record.needs().manifests)
     }
 
     /// Packs in marks, without that of gc `except`.
@@ -197,11 +241,10 @@ impl State {
 
     /// The promise: whatever was acknowledged and is not forgotten can be decoded.
     pub(crate) fn acknowledged_is_whole(&self) -> bool {
-        let there = decodable(self.packs);
         self.log.iter().enumerate().all(|(place, record)| {
             let promised =
                 record.acknowledged && (record.kind == Kind::Tag || self.stands_by(record.of) == Some(place));
-            !promised || record.of.needs() & !there == 0
+            !promised || record.needs().met_by(self.packs)
         })
     }
 }

@@ -5,9 +5,9 @@
 //!                                                                                   a doubt: nothing is deleted ──┘
 //! ```
 
-use crate::packs::{bit, decodable, redundant};
+use crate::packs::{MANIFESTS, bit, redundant};
 use crate::rules::Rules;
-use crate::state::{Gc, Phase, State};
+use crate::state::{Gc, Needs, Phase, State};
 use crate::writer::Answer;
 
 /// One step of gc `g`; `None` if it has none of this kind.
@@ -19,10 +19,14 @@ pub(crate) fn step(rules: &Rules, g: usize, state: &State, answer: Answer) -> Op
     }
     me.phase = match me.phase {
         Phase::Start => {
-            let live = state.slots_need() | state.tags_need();
-            let whole = live & !decodable(state.packs) == 0;
-            if whole {
-                me.doomed = redundant(state.packs, state.packs, live, g == 0);
+            let live = state.slots_need().and(state.tags_need());
+            if live.met_by(state.packs) {
+                let names = match rules.mark_named_manifests_only {
+                    true => state.named(),
+                    false => MANIFESTS,
+                };
+                me.doomed = redundant(state.packs, state.packs, live.contents, g == 0);
+                me.doomed |= state.packs & names & MANIFESTS & !live.manifests;
             }
             match me.doomed {
                 0 => Phase::Deleting,
@@ -63,7 +67,7 @@ pub(crate) fn step(rules: &Rules, g: usize, state: &State, answer: Answer) -> Op
             Phase::ListingTags
         }
         Phase::ListingTags => {
-            me.live |= state.tags_need();
+            me.live = me.live.and(state.tags_need());
             Phase::ListingPacks
         }
         Phase::ListingPacks => {
@@ -115,13 +119,18 @@ pub(crate) fn expire(rules: &Rules, g: usize, state: &State, lease: u16) -> Stat
 /// What of its mark can go, as far as its lists say.
 fn decide(rules: &Rules, g: usize, me: &mut Gc) -> Phase {
     let relied_on = me.exist & !me.others;
-    let doubt = me.live & !decodable(relied_on) != 0;
+    let marked = me.doomed & me.exist;
     me.deletes = match rules.reach_again {
-        true if doubt => 0,
-        true => redundant(me.doomed & me.exist, relied_on, me.live, g == 0),
-        false => me.doomed & me.exist,
+        // In doubt, nothing.
+        true if !me.live.met_by(relied_on) => 0,
+        true => {
+            let manifests = marked & MANIFESTS & !me.live.manifests;
+            manifests | redundant(marked, relied_on, me.live.contents, g == 0)
+        }
+        false => marked,
     };
-    (me.others, me.live, me.exist, me.doomed) = (0, 0, 0, 0);
+    (me.others, me.exist, me.doomed) = (0, 0, 0);
+    me.live = Needs::default();
     Phase::Deleting
 }
 

@@ -1,13 +1,15 @@
 //! What a writer does, request by request.
 //!
 //! ```text
-//! PUT lease ─ LIST marks ─ PUT packs ─ HEAD what is relied on ─ create record ─ GET fence ─┬ none: acknowledge ─ DELETE lease
+//! PUT lease ─ LIST marks ─ PUT packs ─ HEAD what is relied on ─ PUT manifest ─ create record ─ GET fence ─┬ none: acknowledge ─ DELETE lease
 //!     ▲                       ▲                │ gone                                      │
 //!     │                       └────────────────┘                                           │
 //!     └──────────────── another lease; all that was known is forgotten ◄───────── fenced ──┘
 //! ```
 
-use crate::packs::{BASE, Contents, Holds, LEASES_EACH, Packs, bit, decodable, name};
+use crate::packs::{
+    BASE, Contents, FIRST_MANIFEST, Holds, LEASES_EACH, Packs, bit, decodable, manifest, name,
+};
 use crate::rules::Rules;
 use crate::state::{At, Checkpoint, Kind, Record, State, lease_bit};
 
@@ -43,7 +45,7 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
     let me = state.writers[w];
     if answer != Answer::Given {
         next.losses_left = state.losses_left.checked_sub(1)?;
-        if !matches!(me.at, At::Listed | At::Confirmed) {
+        if !matches!(me.at, At::Listed | At::Confirmed | At::Described) {
             return None;
         }
     }
@@ -92,7 +94,8 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
                 At::Listed
             }
         },
-        At::Confirmed => return record(task, w, next, answer),
+        At::Confirmed => return describe(rules, task, w, next, answer),
+        At::Described => return record(rules, task, w, next, answer),
         At::Recorded(place) => {
             if rules.look_for_fence && state.fences & lease != 0 {
                 another_lease(w, &mut next)
@@ -130,7 +133,7 @@ fn another_lease(w: usize, next: &mut State) -> At {
 
 /// Whether an unanswered create lets writer `w` say "outcome unknown" and leave.
 pub(crate) fn may_give_up(w: usize, state: &State) -> bool {
-    state.writers[w].at == At::Confirmed
+    state.writers[w].at == At::Described
         && state
             .late_create
             .is_some_and(|(_, record)| usize::from(record.by) == w)
@@ -186,7 +189,7 @@ fn store(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -
         Task::Undo => !forgotten && !mine,
         // Only what stands is named or worth repacking.
         Task::Tag => forgotten && !mine,
-        Task::Repack => (next.slots_need() | next.tags_need()) & BASE == 0,
+        Task::Repack => next.slots_need().and(next.tags_need()).contents & BASE == 0,
         Task::Save(_) | Task::SaveElsewhere(_) => false,
     };
     if idle {
@@ -230,17 +233,66 @@ fn kind(task: Task) -> (Kind, Checkpoint) {
 fn own_record(task: Task, w: usize, state: &State) -> Option<usize> {
     let (kind, of) = kind(task);
     let mut log = state.log.iter();
-    log.position(|record| record.kind == kind && record.of == of && usize::from(record.by) == w)
+    log.rposition(|record| record.kind == kind && record.of == of && usize::from(record.by) == w)
+}
+
+/// Place of the record that will do: one's own, or one that says the same and can be relied on.
+fn will_do(rules: &Rules, task: Task, w: usize, state: &State) -> Option<usize> {
+    let there = match task {
+        Task::Undo => state
+            .stands_by(Checkpoint::First)
+            .filter(|place| state.log[*place].kind == Kind::Undo),
+        _ => in_place(task, state),
+    };
+    own_record(task, w, state).or(there).filter(|place| {
+        let manifest = state.log[*place].needs().manifests;
+        !rules.commit_again_without_manifest || manifest & !relied_on(rules, w, state) == 0
+    })
+}
+
+/// Goes on with a record that will do, or stores a manifest for another.
+fn describe(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -> Option<State> {
+    if let Some(place) = will_do(rules, task, w, &next) {
+        if !rules.commit_again_without_manifest {
+            // It is stored again under the name that the record knows.
+            next.packs |= next.log[place].needs().manifests;
+        }
+        next.writers[w].at = At::Recorded(u8::try_from(place).ok()?);
+        return (answer == Answer::Given).then_some(next);
+    }
+    let own = bit(new_manifest(w, &next));
+    match task {
+        Task::Undo | Task::Tag | Task::Repack => {
+            if bit(FIRST_MANIFEST) & !relied_on(rules, w, &next) != 0 {
+                return leave(w, next, answer);
+            }
+            next.writers[w].at = At::Described;
+            (answer == Answer::Given).then_some(next)
+        }
+        Task::Save(_) | Task::SaveElsewhere(_) => {
+            match answer {
+                Answer::Given => {
+                    next.packs |= own;
+                    next.writers[w].own |= own;
+                    next.writers[w].at = At::Described;
+                }
+                Answer::Lost => return None,
+                Answer::Late => next.late_puts |= own,
+            }
+            Some(next)
+        }
+    }
+}
+
+/// The manifest that writer `w` writes under this lease.
+fn new_manifest(w: usize, state: &State) -> usize {
+    manifest(LEASES_EACH * w + usize::from(state.writers[w].lease))
 }
 
 /// Creates the record, or finds out that it is there.
-fn record(task: Task, w: usize, mut next: State, answer: Answer) -> Option<State> {
+fn record(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -> Option<State> {
     let (kind, of) = kind(task);
-    let there = match task {
-        Task::Undo => next.stands_by(of).filter(|place| next.log[*place].kind == kind),
-        _ => in_place(task, &next),
-    };
-    if let Some(place) = own_record(task, w, &next).or(there) {
+    if let Some(place) = will_do(rules, task, w, &next) {
         next.writers[w].at = At::Recorded(u8::try_from(place).ok()?);
         return (answer == Answer::Given).then_some(next);
     }
@@ -251,6 +303,11 @@ fn record(task: Task, w: usize, mut next: State, answer: Answer) -> Option<State
     let record = Record {
         kind,
         of,
+        manifest: u8::try_from(match kind {
+            Kind::Commit => new_manifest(w, &next),
+            Kind::Forget | Kind::Undo | Kind::Tag => FIRST_MANIFEST,
+        })
+        .ok()?,
         by: u8::try_from(w).ok()?,
         acknowledged: false,
     };
