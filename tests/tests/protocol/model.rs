@@ -75,6 +75,7 @@ impl Model for Protocol {
             lease: 0,
             seen: 0,
             found: 0,
+            tried: 0,
             own: 0,
         };
         let gc = Gc {
@@ -100,7 +101,6 @@ impl Model for Protocol {
             crashes_left: self.crashes,
             losses_left: self.losses,
             forgets_left: self.forgets,
-            garbage_went: false,
         }]
     }
 
@@ -153,7 +153,8 @@ impl Model for Protocol {
             Event::CrashWriter(w) => {
                 next.crashes_left -= 1;
                 let me = &mut next.writers[w];
-                (me.at, me.seen, me.found, me.own) = (At::Crashed, 0, 0, 0);
+                (me.seen, me.found, me.tried, me.own) = (0, 0, 0, 0);
+                me.at = At::Crashed;
             }
             Event::CrashGc(g) => {
                 next.crashes_left -= 1;
@@ -195,7 +196,7 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(WHOLE, |_, state: &State| state.acknowledged_is_whole()),
-            Property::sometimes(GARBAGE_GOES, |_, state: &State| state.garbage_went),
+            Property::sometimes(GARBAGE_GOES, |_, state: &State| state.first_pack_is_gone()),
             Property::sometimes(FENCED_SAVES, |model: &Self, state: &State| {
                 model.done_by(state, |task| matches!(task, Task::Save(_)), |w| w.lease > 0)
             }),
@@ -205,11 +206,12 @@ impl Model for Protocol {
             Property::sometimes(TAGS, |model: &Self, state: &State| {
                 model.done_by(state, |task| task == Task::Tag, |_| true)
                     && state.stands_by(Checkpoint::First).is_none()
-                    && state.garbage_went
+                    && state.first_pack_is_gone()
             }),
             Property::sometimes(MARK_GOES, |_, state: &State| {
                 let mut gcs = state.gcs.iter().zip(&state.marks);
-                state.garbage_went && gcs.any(|(gc, mark)| gc.phase == Phase::Crashed && mark.is_none())
+                state.first_pack_is_gone()
+                    && gcs.any(|(gc, mark)| gc.phase == Phase::Crashed && mark.is_none())
             }),
         ]
     }

@@ -52,7 +52,9 @@ pub(crate) struct Rules {
     pub(crate) marks_before_packs: bool,
     /// Gc: a mark of another is removed only when none of its packs is left.
     pub(crate) retire_empty_marks_only: bool,
-    /// Gc: its mark is removed only after every delete was answered.
+    /// Gc: and only when the grace has passed, so that nothing sent before is still on its way.
+    pub(crate) retire_after_grace: bool,
+    /// Gc: a mark one of whose deletes was not answered at once is left for others to retire.
     pub(crate) answered_before_unmarking: bool,
 }
 
@@ -78,6 +80,7 @@ impl Rules {
         heed_other_marks: true,
         marks_before_packs: true,
         retire_empty_marks_only: true,
+        retire_after_grace: true,
         answered_before_unmarking: true,
     };
 }

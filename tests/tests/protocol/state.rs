@@ -1,6 +1,6 @@
 //! What the object store holds, what is on its way to it, and where everybody stands.
 
-use crate::packs::{BASE, Contents, DELTA, LEASES_EACH, Packs, bit, decodable};
+use crate::packs::{BASE, Contents, DELTA, FIRST, LEASES_EACH, Packs, bit, decodable};
 
 /// What a record of the log does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +75,8 @@ pub(crate) struct Writer {
     pub(crate) seen: Packs,
     /// Packs that it found, if it looked before it listed the marks.
     pub(crate) found: Packs,
+    /// Packs that it asked for without an answer, and may ask for again.
+    pub(crate) tried: Packs,
     /// Packs that it stored under this lease.
     pub(crate) own: Packs,
 }
@@ -170,8 +172,6 @@ pub(crate) struct State {
     pub(crate) crashes_left: u8,
     pub(crate) losses_left: u8,
     pub(crate) forgets_left: u8,
-    /// Whether a pack was deleted that no record needed; for the promise that garbage goes.
-    pub(crate) garbage_went: bool,
 }
 
 /// The bit of a lease.
@@ -237,6 +237,17 @@ impl State {
         marks
             .filter(|(gc, _)| Some(*gc) != except)
             .fold(0, |all, (_, mark)| all | mark.unwrap_or(0))
+    }
+
+    /// Packs of which a put or a delete may still take effect: the grace has not passed since it was first sent.
+    pub(crate) fn unsettled(&self) -> Packs {
+        let tried = self.writers.iter().fold(0, |all, writer| all | writer.tried);
+        tried | self.late_puts | self.late_deletes
+    }
+
+    /// Whether garbage went: sooner or later the first pack is garbage, unless it holds the only copy.
+    pub(crate) fn first_pack_is_gone(&self) -> bool {
+        self.packs & bit(FIRST) == 0
     }
 
     /// The promise: whatever was acknowledged and is not forgotten can be decoded.

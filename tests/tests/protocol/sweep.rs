@@ -5,7 +5,7 @@
 //!                                                                                   a doubt: nothing is deleted ──┘
 //! ```
 
-use crate::packs::{MANIFESTS, bit, redundant};
+use crate::packs::{MANIFESTS, Packs, bit, redundant};
 use crate::rules::Rules;
 use crate::state::{Gc, Needs, Phase, State};
 use crate::writer::Answer;
@@ -79,10 +79,8 @@ pub(crate) fn step(rules: &Rules, g: usize, state: &State, answer: Answer) -> Op
         }
         Phase::Deleting if me.deletes != 0 => return delete(rules, g, state, answer),
         Phase::Deleting => {
-            next.marks[g] = None;
-            for mark in &mut next.marks {
-                let empty = mark.is_some_and(|packs| packs & state.packs == 0);
-                if empty || !rules.retire_empty_marks_only {
+            for (of, mark) in next.marks.iter_mut().enumerate() {
+                if mark.is_some_and(|packs| may_go(rules, of == g, packs, state)) {
                     *mark = None;
                 }
             }
@@ -116,6 +114,19 @@ pub(crate) fn expire(rules: &Rules, g: usize, state: &State, lease: u16) -> Stat
     next
 }
 
+/// Whether a mark of these packs can be removed.
+///
+/// That a request is still on its way, or will be repeated, cannot be seen; that it is not, is known once the grace has
+/// passed since it was first sent. A gc knows which of its own deletes were not answered.
+fn may_go(rules: &Rules, own: bool, packs: Packs, state: &State) -> bool {
+    if own {
+        return !rules.answered_before_unmarking || packs & state.late_deletes == 0;
+    }
+    let gone = packs & state.packs == 0;
+    let settled = packs & state.unsettled() == 0;
+    (gone || !rules.retire_empty_marks_only) && (settled || !rules.retire_after_grace)
+}
+
 /// What of its mark can go, as far as its lists say.
 fn decide(rules: &Rules, g: usize, me: &mut Gc) -> Phase {
     let relied_on = me.exist & !me.others;
@@ -141,7 +152,6 @@ fn delete(rules: &Rules, g: usize, state: &State, answer: Answer) -> Option<Stat
         Answer::Given => {
             next.packs &= !pack;
             next.gcs[g].deletes &= !pack;
-            next.garbage_went = true;
         }
         // It will be asked for again: as if it had not been asked for yet.
         Answer::Lost => return None,

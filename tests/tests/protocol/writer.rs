@@ -114,7 +114,7 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
     if matches!(at, At::Done | At::Leaving) {
         // What is never looked at again makes no two states of one.
         let me = &mut next.writers[w];
-        (me.seen, me.found, me.own) = (0, 0, 0);
+        (me.seen, me.found, me.tried, me.own) = (0, 0, 0, 0);
     }
     Some(next)
 }
@@ -123,7 +123,7 @@ pub(crate) fn step(rules: &Rules, task: Task, w: usize, state: &State, answer: A
 fn another_lease(w: usize, next: &mut State) -> At {
     let me = &mut next.writers[w];
     next.leases &= !lease_bit(w, me.lease);
-    (me.seen, me.found, me.own) = (0, 0, 0);
+    (me.seen, me.found, me.tried, me.own) = (0, 0, 0, 0);
     if usize::from(me.lease) + 1 == LEASES_EACH {
         return At::Leaving;
     }
@@ -205,19 +205,24 @@ fn store(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -
     match answer {
         Answer::Given => {
             me.own |= pack;
+            me.tried = 0;
             me.at = At::Stored;
             next.packs |= pack;
         }
         // It will be asked for again: as if it had not been asked for yet.
         Answer::Lost => return None,
-        Answer::Late => next.late_puts |= pack,
+        Answer::Late => {
+            me.tried |= pack;
+            next.late_puts |= pack;
+        }
     }
     Some(next)
 }
 
 fn leave(w: usize, mut next: State, answer: Answer) -> Option<State> {
     let me = &mut next.writers[w];
-    (me.at, me.seen, me.found, me.own) = (At::Leaving, 0, 0, 0);
+    (me.seen, me.found, me.tried, me.own) = (0, 0, 0, 0);
+    me.at = At::Leaving;
     (answer == Answer::Given).then_some(next)
 }
 
@@ -274,10 +279,14 @@ fn describe(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer
                 Answer::Given => {
                     next.packs |= own;
                     next.writers[w].own |= own;
+                    next.writers[w].tried = 0;
                     next.writers[w].at = At::Described;
                 }
                 Answer::Lost => return None,
-                Answer::Late => next.late_puts |= own,
+                Answer::Late => {
+                    next.writers[w].tried |= own;
+                    next.late_puts |= own;
+                }
             }
             Some(next)
         }
