@@ -153,7 +153,7 @@ fn delete(rules: &Rules, g: usize, state: &State, answer: Answer) -> Option<Stat
             next.packs &= !pack;
             next.gcs[g].deletes &= !pack;
         }
-        // It will be asked for again: as if it had not been asked for yet.
+        // No other than `Late` that lands at once.
         Answer::Lost => return None,
         Answer::Late => {
             next.losses_left = state.losses_left.checked_sub(1)?;

@@ -1,10 +1,9 @@
 //! What a writer does, request by request.
 //!
 //! ```text
-//! PUT lease ─ LIST marks ─ PUT packs ─ HEAD what is relied on ─ PUT manifest ─ create record ─ GET fence ─┬ none: acknowledge ─ DELETE lease
-//!     ▲                       ▲                │ gone                                      │
-//!     │                       └────────────────┘                                           │
-//!     └──────────────── another lease; all that was known is forgotten ◄───────── fenced ──┘
+//! PUT lease ─ LIST marks ─ PUT packs ─ HEAD them ─ PUT manifest ─ create record ─ GET fence ─┬ none: acknowledge, DELETE lease
+//!     ▲                                   │ gone                                             │ there
+//!     └── another lease, knowing nothing ◄┴──────────────────────────────────────────────────┘
 //! ```
 
 use crate::packs::{
@@ -209,7 +208,7 @@ fn store(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer) -
             me.at = At::Stored;
             next.packs |= pack;
         }
-        // It will be asked for again: as if it had not been asked for yet.
+        // No other than `Late` that lands at once.
         Answer::Lost => return None,
         Answer::Late => {
             me.tried |= pack;
@@ -282,6 +281,7 @@ fn describe(rules: &Rules, task: Task, w: usize, mut next: State, answer: Answer
                     next.writers[w].tried = 0;
                     next.writers[w].at = At::Described;
                 }
+                // No other than `Late` that lands at once.
                 Answer::Lost => return None,
                 Answer::Late => {
                     next.writers[w].tried |= own;
