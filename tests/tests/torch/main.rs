@@ -10,7 +10,7 @@ use globset::{Glob, GlobSet};
 use tpde_store::manifest::{FileContent, Manifest};
 use tpde_store::{Change, RestoreRequest, Role, SaveReport, Silent, Store, VerifyLevel};
 use tpde_tests::torch::{Entry, Item, TensorItem, archive, dict, entries, pickle};
-use tpde_tests::{Rng, assert_same_tree, bf16_weights, fast_folder, make_store, restore, save, tree, verify};
+use tpde_tests::{Rng, assert_same_tree, bf16_weights, fast_folder, make_store, restore, save, verify};
 
 /// A folder with a store, a checkpoint and a place to restore to.
 struct Bench {
@@ -39,7 +39,7 @@ impl Bench {
         let report = save(&self.store, &from, self.step).unwrap();
         let to = self.folder.path().join(format!("to{}", self.step));
         restore(&self.store, &format!("run@{}", self.step), &to).unwrap();
-        assert_same_tree(&tree(&from), &tree(&to), name);
+        assert_same_tree(&from, &to, name);
         let manifest = self.store.manifest(report.manifest).unwrap();
         (report, manifest)
     }

@@ -11,8 +11,6 @@
 mod names;
 mod pickle;
 mod storages;
-#[cfg(test)]
-mod tests;
 mod zip;
 
 use std::collections::{HashMap, HashSet};
