@@ -400,7 +400,7 @@ fn write_model(dir: &Path, step: u64) {
     let program = pickle(&dict([("state", Item::Dict(vec![(Item::Int(3), state)]))]));
     fs::write(
         dir.join("optimizer.pt"),
-        archive(&entries(program, &storages), step % 2 == 0),
+        archive(&entries(program, &storages), step.is_multiple_of(2)),
     )
     .unwrap();
 

@@ -201,7 +201,11 @@ mod tests {
             vec![(7, 93)],
         ] {
             let is_left = |i: &u64| !holes.iter().any(|&(at, len)| (at..at + len).contains(i));
-            let left: Vec<u8> = (0..100).filter(is_left).map(|i| bytes[i as usize]).collect();
+            let left: Vec<u8> = (0..100)
+                .zip(&bytes)
+                .filter(|(i, _)| is_left(i))
+                .map(|(_, &byte)| byte)
+                .collect();
             let source = whole.without(holes.iter().copied());
             assert_eq!(source.len_bytes(), left.len() as u64, "{holes:?}");
             for from in 0..=left.len() {
