@@ -28,7 +28,7 @@ ROLLUP_RECORDS = 256
 STRIDE = 16
 HISTORY_BYTES = ROLLUP_RECORDS * (103 + DETAILS_BYTES)
 COMMIT, FORGET, UNDO = range(3)
-DIRECTORY, OPAQUE, SAFETENSORS = range(3)
+DIRECTORY, OPAQUE, SAFETENSORS, TORCH = range(4)
 
 
 # ---------------------------------------------------------------- §6, manifests
@@ -48,18 +48,22 @@ class BlobRow:
 
 
 class File:
-    """A file of a checkpoint: of its three kinds, each uses some of the fields."""
+    """A file of a checkpoint: of its four kinds, each uses some of the fields."""
 
     def __init__(self, reader, tensors, blobs):
         self.path = checked_path(reader.text())
         self.mode = reader.varint()
-        self.kind = reader.choice(DIRECTORY, OPAQUE, SAFETENSORS)
+        self.kind = reader.choice(DIRECTORY, OPAQUE, SAFETENSORS, TORCH)
         self.digest = reader.take(32) if self.kind == OPAQUE else None
-        self.blobs = self.tensors = ()
+        self.blobs = self.tensors = self.gaps = ()
         if self.kind != DIRECTORY:
             self.blobs = [blobs[reader.index(len(blobs))] for _ in range(reader.count(1))]
-        if self.kind == SAFETENSORS:
+        if self.kind in (SAFETENSORS, TORCH):
             self.tensors = self._tensors(reader, tensors)
+        if self.kind == TORCH:
+            self.gaps = [reader.varint() for _ in self.tensors]
+            between, container = sum(self.gaps), sum(row.bytes for row in self.blobs)
+            need(between <= container, f"§6: {between} bytes between tensors in a container of {container}")
 
     @staticmethod
     def _tensors(reader, tensors):
@@ -158,6 +162,11 @@ class Manifest:
                 total.update(file.digest)
             if file.kind == SAFETENSORS:
                 total.update(blake3(b"".join(row.id for row in [*file.blobs, *file.tensors])).digest())
+            if file.kind == TORCH:
+                parts = [varint(len(file.blobs)), *(row.id for row in file.blobs)]
+                for gap, row in zip(file.gaps, file.tensors):
+                    parts += [varint(gap), row.id]
+                total.update(blake3(b"".join(parts)).digest())
         return total.digest()
 
 

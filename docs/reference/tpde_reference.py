@@ -19,7 +19,7 @@ from blake3 import blake3
 from digests import merge
 from elements import FormatError, need
 from frames import Frame
-from history import DIRECTORY, OPAQUE, SAFETENSORS, Store
+from history import DIRECTORY, OPAQUE, SAFETENSORS, TORCH, Store
 from packs import Contents
 from tiles import MODE_NAMES
 
@@ -61,6 +61,12 @@ def file_bytes(file, contents):
     if file.kind == SAFETENSORS:
         need(8 + int.from_bytes(data[:8], "little") == len(data), f"§6: the header of {file.path} has another length")
         data += b"".join(checked(contents.tensor(row.id, row.dtype), row, file) for row in file.tensors)
+    if file.kind == TORCH:
+        parts, at = [], 0
+        for gap, row in zip(file.gaps, file.tensors):
+            parts += [data[at : at + gap], checked(contents.tensor(row.id, row.dtype), row, file)]
+            at += gap
+        data = b"".join([*parts, data[at:]])
     return data
 
 

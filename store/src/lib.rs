@@ -93,7 +93,7 @@ pub use progress::{Progress, Silent, Stage};
 pub use reference::Resolved;
 pub use restore::{RestoreReport, RestoreRequest};
 pub use roles::Role;
-pub use save::{SaveReport, SaveRequest};
+pub use save::{KeptWhole, SaveReport, SaveRequest};
 pub use seqs::SeqSet;
 pub use stats::{RunStats, Stats};
 pub use store::Store;

@@ -4,6 +4,8 @@
 //! manifest ─▶ graphs (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
 //! ```
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use globset::GlobSet;
@@ -21,6 +23,9 @@ use crate::store::Store;
 use crate::summary::count;
 use crate::window::{decoding_bytes, windows};
 
+/// What is added to the name of a PyTorch file of which only some tensors are restored.
+pub const EXCERPT: &str = ".safetensors";
+
 /// What to restore, and where to.
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
@@ -30,7 +35,8 @@ pub struct RestoreRequest {
     pub target: PathBuf,
     /// Only files whose path matches.
     pub files: Option<GlobSet>,
-    /// Only tensors whose name matches; tensor files then hold those alone, under a header of their own.
+    /// Only tensors whose name matches; tensor files then hold those alone, under a header of their own. What is asked for of a
+    /// PyTorch file goes into a safetensors file, with [`EXCERPT`] at the end of its name.
     pub tensors: Option<GlobSet>,
     /// Write over files that are there.
     pub overwrite: bool,
@@ -55,6 +61,18 @@ pub struct RestoreReport {
     pub other_files: u64,
 }
 
+/// A file that is to be written.
+struct Chosen<'m> {
+    path: Cow<'m, str>,
+    record: &'m FileRecord,
+}
+
+impl Chosen<'_> {
+    fn is_directory(&self) -> bool {
+        self.record.content == FileContent::Directory
+    }
+}
+
 /// One piece of a file that is to be written.
 enum Part {
     Slice {
@@ -68,7 +86,8 @@ enum Part {
     Bytes {
         file: usize,
         blob: usize,
-        at: u64,
+        /// Where its bytes go: from which of them on, where to, how many.
+        places: Vec<(usize, u64, usize)>,
         len_bytes: usize,
     },
     Header {
@@ -116,7 +135,7 @@ impl Store {
         };
         for (number, file) in files.iter().enumerate() {
             go_on(progress, 0)?;
-            plan.file(number, file, request.tensors.as_ref())?;
+            plan.file(number, file.record, request.tensors.as_ref())?;
         }
         let Plan { parts, lens, .. } = plan;
 
@@ -126,16 +145,16 @@ impl Store {
         for file in &files {
             target.place(&file.path, request.overwrite)?;
         }
-        let paths: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();
+        let paths: Vec<&str> = files.iter().map(|f| &*f.path).collect();
         let stale_files = target.remove_stale(&paths);
-        for file in files.iter().filter(|f| f.content == FileContent::Directory) {
+        for file in files.iter().filter(|f| f.is_directory()) {
             target.directory(&file.path)?;
         }
         let mut open = Vec::with_capacity(files.len());
         for (file, &len_bytes) in files.iter().zip(&lens) {
-            open.push(match file.content {
-                FileContent::Directory => None,
-                _ => Some(target.file(&file.path, file.mode, len_bytes, request.overwrite)?),
+            open.push(match file.is_directory() {
+                true => None,
+                false => Some(target.file(&file.path, file.record.mode, len_bytes, request.overwrite)?),
             });
         }
         self.write_parts(&manifest, &parts, &open, progress)?;
@@ -145,18 +164,18 @@ impl Store {
             file.commit()?;
         }
         // Children before parents, for a parent may be read-only.
-        for file in files.iter().rev().filter(|f| f.content == FileContent::Directory) {
-            target.directory_mode(&file.path, file.mode)?;
+        for file in files.iter().rev().filter(|f| f.is_directory()) {
+            target.directory_mode(&file.path, file.record.mode)?;
         }
         target.sync(&paths)?;
-        let no_directories = |files: &[&FileRecord]| {
-            let files = files.iter().filter(|f| f.content != FileContent::Directory);
-            count(files.count())
-        };
-        let whole: Vec<&FileRecord> = manifest.files.iter().collect();
-        let known = whole.iter().map(|f| f.path.as_str()).collect();
+        let all = manifest.files.iter();
+        let known = all
+            .clone()
+            .map(|f| f.path.as_str())
+            .chain(paths.iter().copied())
+            .collect();
         Ok(RestoreReport {
-            of_files: no_directories(&whole),
+            of_files: count(all.filter(|f| f.content != FileContent::Directory).count()),
             of_tensors: count(manifest.named_tensors().count()),
             stale_files,
             other_files: if request.overwrite {
@@ -164,11 +183,11 @@ impl Store {
             } else {
                 0
             },
-            files: no_directories(&files),
+            files: count(files.iter().filter(|f| !f.is_directory()).count()),
             tensors: count(
                 files
                     .iter()
-                    .map(|f| tensors_of(f, request.tensors.as_ref()).count())
+                    .map(|f| tensors_of(f.record, request.tensors.as_ref()).count())
                     .sum(),
             ),
             bytes: lens.iter().sum(),
@@ -210,7 +229,7 @@ impl Store {
                         Part::Bytes {
                             file,
                             blob,
-                            at,
+                            places,
                             len_bytes,
                         } => {
                             let blob = &manifest.blobs[*blob];
@@ -220,7 +239,9 @@ impl Store {
                                 let detail = format!("it has {} bytes, not {len_bytes}", bytes.len());
                                 return Err(StoreError::corrupt(format!("blob {}", blob.id.short()), detail));
                             }
-                            write(*file, *at, &bytes)?;
+                            for &(from, at, len) in places {
+                                write(*file, at, &bytes[from..from + len])?;
+                            }
                             None
                         }
                         Part::Header { file, bytes } => {
@@ -288,42 +309,84 @@ impl Plan<'_> {
         let mut at = 0;
         match &file.content {
             FileContent::Directory => {}
-            FileContent::Opaque { blobs, .. } => at = self.blobs(number, blobs, at)?,
-            FileContent::Safetensors { header, .. } => {
-                match only {
-                    None => at = self.blobs(number, header, at)?,
-                    Some(_) => {
-                        let bytes = subset_header(self.manifest, file, only)?;
-                        at = bytes.len() as u64;
-                        self.parts.push(Part::Header { file: number, bytes });
-                    }
-                }
+            FileContent::Opaque { blobs, .. } => at = self.blobs(number, blobs, at),
+            FileContent::Safetensors { .. } | FileContent::Torch { .. } if only.is_some() => {
+                let bytes = subset_header(self.manifest, file, only)?;
+                at = bytes.len() as u64;
+                self.parts.push(Part::Header { file: number, bytes });
                 for named in tensors_of(file, only) {
                     at = self.tensor(number, named.tensor as usize, at)?;
                 }
+            }
+            FileContent::Safetensors { header, tensors } => {
+                at = self.blobs(number, header, at);
+                for named in tensors {
+                    at = self.tensor(number, named.tensor as usize, at)?;
+                }
+            }
+            FileContent::Torch {
+                container,
+                tensors,
+                gap_bytes,
+            } => {
+                // Stretches of the container, each with the place in the file where it starts.
+                let (mut left, mut stretches) = (self.manifest.blobs_len_bytes(file), Vec::new());
+                for (named, &gap) in tensors.iter().zip(gap_bytes) {
+                    stretches.push((gap, at));
+                    left = left.saturating_sub(gap);
+                    at = self.tensor(number, named.tensor as usize, at + gap)?;
+                }
+                stretches.push((left, at));
+                at += left;
+                self.scattered(number, container, stretches);
             }
         }
         self.lens.push(at);
         Ok(())
     }
 
-    fn blobs(&mut self, file: usize, blobs: &[u32], mut at: u64) -> Result<u64> {
+    /// Writes blobs one after another from `at` on; gives where they end.
+    fn blobs(&mut self, file: usize, blobs: &[u32], at: u64) -> u64 {
+        let lens = blobs.iter().map(|&b| self.manifest.blobs[b as usize].len_bytes);
+        let all = lens.sum();
+        self.scattered(file, blobs, [(all, at)]);
+        at + all
+    }
+
+    /// Writes blobs into stretches of a file.
+    ///
+    /// * `stretches`: length and place of each; together as long as the blobs.
+    fn scattered(&mut self, file: usize, blobs: &[u32], stretches: impl IntoIterator<Item = (u64, u64)>) {
+        let mut stretches = stretches.into_iter();
+        let mut next = stretches.next();
         for &blob in blobs {
-            let len_bytes = self.manifest.blobs[blob as usize].len_bytes;
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "a manifest with longer blobs is not read"
             )]
-            let len = len_bytes as usize;
+            let len_bytes = self.manifest.blobs[blob as usize].len_bytes as usize;
+            let (mut from, mut places) = (0, Vec::new());
+            while let Some((len, at)) = &mut next
+                && from < len_bytes
+            {
+                let here = usize::try_from(*len).unwrap_or(usize::MAX).min(len_bytes - from);
+                if here > 0 {
+                    places.push((from, *at, here));
+                }
+                from += here;
+                *len -= here as u64;
+                *at += here as u64;
+                if *len == 0 {
+                    next = stretches.next();
+                }
+            }
             self.parts.push(Part::Bytes {
                 file,
                 blob: blob as usize,
-                at,
-                len_bytes: len,
+                places,
+                len_bytes,
             });
-            at += len_bytes;
         }
-        Ok(at)
     }
 
     fn tensor(&mut self, file: usize, tensor: usize, at: u64) -> Result<u64> {
@@ -365,21 +428,24 @@ pub(crate) fn hints(manifest: &Manifest, record: &TensorRecord) -> Vec<PackId> {
 }
 
 fn tensors_of<'f>(file: &'f FileRecord, only: Option<&GlobSet>) -> impl Iterator<Item = &'f NamedTensor> {
-    let tensors: &[NamedTensor] = match &file.content {
-        FileContent::Safetensors { tensors, .. } => tensors,
-        FileContent::Directory | FileContent::Opaque { .. } => &[],
-    };
-    tensors
-        .iter()
-        .filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
+    let tensors = file.content.tensors().iter();
+    tensors.filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
 }
 
-fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'m FileRecord>> {
-    let files: Vec<&FileRecord> = manifest
+fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<Chosen<'m>>> {
+    let chosen = |record: &'m FileRecord| Chosen {
+        path: match (&record.content, &request.tensors) {
+            (FileContent::Torch { .. }, Some(_)) => Cow::Owned(format!("{}{EXCERPT}", record.path)),
+            _ => Cow::Borrowed(&record.path),
+        },
+        record,
+    };
+    let files: Vec<Chosen<'m>> = manifest
         .files
         .iter()
         .filter(|f| request.files.as_ref().is_none_or(|only| only.is_match(&f.path)))
         .filter(|f| request.tensors.is_none() || tensors_of(f, request.tensors.as_ref()).next().is_some())
+        .map(chosen)
         .collect();
     if files.is_empty() {
         let what = match (&request.files, &request.tensors) {
@@ -395,6 +461,14 @@ fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<&'
         };
         let hint = format!("Run `tpde ls {run}@{step}{tensors}` to see what there is");
         return Err(StoreError::not_found(what, hint));
+    }
+    let mut paths = HashSet::new();
+    if let Some(twice) = files.iter().find(|f| !paths.insert(&*f.path)) {
+        return Err(StoreError::input(
+            &*twice.path,
+            format!("both it and what is asked for of a file without {EXCERPT} would go there"),
+            "Choose one of them with --files",
+        ));
     }
     Ok(files)
 }

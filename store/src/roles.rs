@@ -70,6 +70,8 @@ const MARKERS: &[(&str, Role)] = &[
     ("fp32_master", Role::Master),
     ("fp32_from_fp16", Role::Master),
     ("fp32_from_fp16_params", Role::Master),
+    ("fp32_flat_groups", Role::Master),
+    ("single_partition_of_fp32_groups", Role::Master),
     ("exp_avg", Role::ExpAvg),
     ("momentum_buffer", Role::ExpAvg),
     ("momentum", Role::ExpAvg),
@@ -94,6 +96,9 @@ const OPTIMIZERS: &[&str] = &[
     "opt",
     "opt_state",
     "optimizer_state",
+    "optimizer_states",
+    "optimizer_state_dict",
+    "optim_state_dict",
     "adam",
     "adamw",
 ];
@@ -278,6 +283,10 @@ mod tests {
             // A layer may be called so without an optimizer in sight.
             ("encoder.v.weight", Role::Weight),
             ("optimizer.step", Role::Other),
+            // As PyTorch's optimizers number them.
+            ("optimizer_state_dict.state.3.exp_avg", Role::ExpAvg),
+            ("optimizer_states.0.state.3.exp_avg_sq", Role::ExpAvgSq),
+            ("optimizer.state.3.step", Role::Other),
         ];
         for (name, role) in told {
             assert_eq!(role_of("state.safetensors", name, Dtype::F32), role, "{name}");

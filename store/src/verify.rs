@@ -530,7 +530,9 @@ impl Store {
         let (blobs, digest) = match &file.content {
             FileContent::Directory => return Ok(0),
             FileContent::Opaque { blobs, digest } => (blobs, Some(digest)),
-            FileContent::Safetensors { header, .. } => (header, None),
+            FileContent::Safetensors { header: blobs, .. } | FileContent::Torch { container: blobs, .. } => {
+                (blobs, None)
+            }
         };
         let mut hasher = blake3::Hasher::new();
         let mut bytes_read = 0;

@@ -255,6 +255,7 @@ fn dummy() -> SaveReport {
         tensors: 0,
         new_tensors: 0,
         left_out: Vec::new(),
+        kept_whole: Vec::new(),
     }
 }
 

@@ -399,13 +399,16 @@ fn a_well_named_manifest_may_say_anything() {
                 2 => bad.tensors[0].packs = vec![index],
                 3 => bad.blobs[0].pack = index,
                 4 => bad.files.iter_mut().for_each(|f| {
-                    if let FileContent::Safetensors { tensors, .. } = &mut f.content {
+                    if let FileContent::Safetensors { tensors, .. } | FileContent::Torch { tensors, .. } =
+                        &mut f.content
+                    {
                         tensors[0].tensor = index;
                     }
                 }),
                 _ => bad.files.iter_mut().for_each(|f| match &mut f.content {
                     FileContent::Opaque { blobs, .. } => blobs[0] = index,
-                    FileContent::Safetensors { header, .. } => header[0] = index,
+                    FileContent::Safetensors { header: blobs, .. }
+                    | FileContent::Torch { container: blobs, .. } => blobs[0] = index,
                     FileContent::Directory => {}
                 }),
             }

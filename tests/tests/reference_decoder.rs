@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use tpde_core::{Base, Dtype, Frame, Layout, Slice, encode_frame, tensor_id};
 use tpde_store::tags::{self, Target};
 use tpde_store::{Objects, RunName, SaveRequest, Silent, Store, config};
+use tpde_tests::torch::{Item, TensorItem, archive, dict, entries, pickle};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -384,6 +385,24 @@ fn write_model(dir: &Path, step: u64) {
     (0..=step).for_each(|s| long[33 << 20] ^= 1 << s);
     tensors.push(("long", "BF16", vec![long.len() / 2], long));
     safetensors(&dir.join("model.safetensors"), &tensors);
+
+    let moment = |key, class, shape: &[u32]| Item::Tensor(TensorItem::whole(key, class, shape));
+    let state = dict([
+        ("exp_avg", moment(0, "FloatStorage", &[20, 30])),
+        ("exp_avg_sq", moment(2, "FloatStorage", &[20, 30])),
+        ("step", moment(1, "LongStorage", &[])),
+    ]);
+    let storages = [
+        (0, at_step(Dtype::F32, 600, 17)),
+        (1, step.to_le_bytes().to_vec()),
+        (2, at_step(Dtype::F32, 600, 18)),
+    ];
+    let program = pickle(&dict([("state", Item::Dict(vec![(Item::Int(3), state)]))]));
+    fs::write(
+        dir.join("optimizer.pt"),
+        archive(&entries(program, &storages), step.is_multiple_of(2)),
+    )
+    .unwrap();
 
     fs::write(
         dir.join("sub/config.json"),

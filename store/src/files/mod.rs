@@ -7,3 +7,4 @@ pub(crate) mod scan;
 pub(crate) mod source;
 pub(crate) mod stale;
 pub(crate) mod target;
+pub(crate) mod torch;

@@ -16,6 +16,18 @@ use crate::error::{Result, StoreError};
 pub(crate) struct SourceFile {
     path: PathBuf,
     seen: Stamp,
+    /// The parts of the file that it stands for; `None` for all of it.
+    parts: Option<Vec<Part>>,
+}
+
+/// A part of a file in a [`SourceFile`] that stands for several.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Where it starts among them.
+    at: u64,
+    /// Where it starts in the file.
+    offset_bytes: u64,
+    len_bytes: u64,
 }
 
 /// What changes when a file is written to.
@@ -48,11 +60,40 @@ impl SourceFile {
         Ok(Self {
             path: path.to_owned(),
             seen: Stamp::of(&seen),
+            parts: None,
         })
     }
 
+    /// What is left of the file without `holes`, as if it were a file.
+    ///
+    /// * `holes`: offset and length of each, in bytes; they ascend, lie in the file and do not overlap.
+    pub(crate) fn without(&self, holes: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let end = (self.seen.len_bytes, 0);
+        let (mut at, mut offset_bytes, mut parts) = (0, 0, Vec::new());
+        for (hole_at, hole_bytes) in holes.into_iter().chain([end]) {
+            let len_bytes = hole_at - offset_bytes;
+            if len_bytes > 0 {
+                parts.push(Part {
+                    at,
+                    offset_bytes,
+                    len_bytes,
+                });
+            }
+            at += len_bytes;
+            offset_bytes = hole_at + hole_bytes;
+        }
+        Self {
+            path: self.path.clone(),
+            seen: self.seen,
+            parts: Some(parts),
+        }
+    }
+
     pub(crate) fn len_bytes(&self) -> u64 {
-        self.seen.len_bytes
+        match &self.parts {
+            None => self.seen.len_bytes,
+            Some(parts) => parts.last().map_or(0, |last| last.at + last.len_bytes),
+        }
     }
 
     pub(crate) fn shown(&self) -> String {
@@ -70,14 +111,41 @@ impl SourceFile {
             return Err(self.changed(&format!("{} bytes became {}", self.seen.len_bytes, now.len())));
         }
         let mut buffer = vec![0; len_bytes];
-        match file.read_exact_at(&mut buffer, offset_bytes) {
-            Ok(()) => Ok(buffer),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(self.changed(&format!(
-                "it ends before byte {}",
-                offset_bytes + len_bytes as u64
-            ))),
+        let Some(parts) = &self.parts else {
+            self.fill(&file, &mut buffer, offset_bytes)?;
+            return Ok(buffer);
+        };
+        let first = parts.partition_point(|part| part.at + part.len_bytes <= offset_bytes);
+        let (mut at, mut rest) = (offset_bytes, &mut buffer[..]);
+        for part in &parts[first..] {
+            let inside = at - part.at;
+            let left = usize::try_from(part.len_bytes - inside).unwrap_or(usize::MAX);
+            let (bytes, others) = rest.split_at_mut(left.min(rest.len()));
+            self.fill(&file, bytes, part.offset_bytes + inside)?;
+            at += bytes.len() as u64;
+            rest = others;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        match rest.is_empty() {
+            true => Ok(buffer),
+            false => Err(self.ends_before(offset_bytes + len_bytes as u64)),
+        }
+    }
+
+    fn fill(&self, file: &File, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
+        match file.read_exact_at(buffer, offset_bytes) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(self.ends_before(offset_bytes.saturating_add(buffer.len() as u64)))
+            }
             Err(e) => Err(unreadable(&self.path, &e)),
         }
+    }
+
+    fn ends_before(&self, byte: u64) -> StoreError {
+        self.changed(&format!("it ends before byte {byte}"))
     }
 
     /// Checks that the file is still the one that was opened.
@@ -117,6 +185,37 @@ fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Promise: what is left of a file without its holes reads like a file, from any offset.
+    #[test]
+    fn a_file_with_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        let bytes: Vec<u8> = (0..100).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let whole = SourceFile::open(&path).unwrap();
+        for holes in [
+            vec![],
+            vec![(0, 3), (3, 0), (10, 5), (15, 40), (99, 1)],
+            vec![(0, 100)],
+            vec![(7, 93)],
+        ] {
+            let is_left = |i: &u64| !holes.iter().any(|&(at, len)| (at..at + len).contains(i));
+            let left: Vec<u8> = (0..100)
+                .zip(&bytes)
+                .filter(|(i, _)| is_left(i))
+                .map(|(_, &byte)| byte)
+                .collect();
+            let source = whole.without(holes.iter().copied());
+            assert_eq!(source.len_bytes(), left.len() as u64, "{holes:?}");
+            for from in 0..=left.len() {
+                for to in from..=left.len() {
+                    assert_eq!(source.read_at(from as u64, to - from).unwrap(), left[from..to]);
+                }
+            }
+            assert!(source.read_at(left.len() as u64, 1).is_err());
+        }
+    }
 
     /// Promise: a file that shrinks, grows, is replaced or removed is an error that names it.
     #[test]

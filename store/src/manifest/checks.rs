@@ -31,6 +31,15 @@ impl Lists {
     }
 }
 
+/// Reads an index into a list of `len` things.
+pub(super) fn index(r: &mut Reader<'_>, len: usize) -> std::result::Result<u32, CodecError> {
+    let i = r.varint("manifest")?;
+    u32::try_from(i)
+        .ok()
+        .filter(|&i| (i as usize) < len)
+        .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
+}
+
 /// A shape has as many elements as the content.
 pub(super) fn check_shape(shape: &[u64], record: &TensorRecord) -> std::result::Result<(), String> {
     let elems = shape.iter().try_fold(1u64, |elems, &d| elems.checked_mul(d));

@@ -4,6 +4,7 @@
 //! hints, so moving a content to another pack never changes a manifest.
 
 mod checks;
+mod content;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,36 @@ pub enum FileContent {
         /// The tensors.
         tensors: Vec<NamedTensor>,
     },
+    /// A PyTorch file: the storages of its tensors, and a container of all bytes around them.
+    Torch {
+        /// Indices into [`Manifest::blobs`]: together the container.
+        container: Vec<u32>,
+        /// The storages, in the order of their offsets.
+        tensors: Vec<NamedTensor>,
+        /// For each of them, bytes of the container between it and the one before, or the start of the file. What is left of the
+        /// container ends the file.
+        gap_bytes: Vec<u64>,
+    },
+}
+
+impl FileContent {
+    /// The tensors that it is made of.
+    pub fn tensors(&self) -> &[NamedTensor] {
+        match self {
+            Self::Safetensors { tensors, .. } | Self::Torch { tensors, .. } => tensors,
+            Self::Directory | Self::Opaque { .. } => &[],
+        }
+    }
+
+    /// Indices into [`Manifest::blobs`] of all that is no tensor's.
+    pub fn blobs(&self) -> &[u32] {
+        match self {
+            Self::Directory => &[],
+            Self::Opaque { blobs, .. }
+            | Self::Safetensors { header: blobs, .. }
+            | Self::Torch { container: blobs, .. } => blobs,
+        }
+    }
 }
 
 /// One entry of the checkpoint's directory.
@@ -148,13 +179,17 @@ impl Manifest {
                     w.u8(2);
                     w.raw(&self.file_digest(file));
                 }
+                FileContent::Torch { .. } => {
+                    w.u8(3);
+                    w.raw(&self.file_digest(file));
+                }
             }
         }
         Fingerprint::of(&w.into_bytes())
     }
 
     /// Digest of one file: BLAKE3 of an opaque file's bytes; of a tensor file, BLAKE3 over the ids of its header's blobs and of
-    /// its tensors, so that no byte is hashed twice.
+    /// its tensors, so that no byte is hashed twice; of a PyTorch file, also over where each tensor stands.
     pub fn file_digest(&self, file: &FileRecord) -> [u8; ID_LEN] {
         match &file.content {
             FileContent::Directory => [0; ID_LEN],
@@ -169,27 +204,38 @@ impl Manifest {
                 });
                 *hasher.finalize().as_bytes()
             }
+            FileContent::Torch {
+                container,
+                tensors,
+                gap_bytes,
+            } => {
+                let mut w = Writer::new();
+                w.varint(container.len() as u64);
+                container
+                    .iter()
+                    .for_each(|&b| w.raw(self.blobs[b as usize].id.as_bytes()));
+                for (named, &gap) in tensors.iter().zip(gap_bytes) {
+                    w.varint(gap);
+                    w.raw(self.tensors[named.tensor as usize].id.as_bytes());
+                }
+                *blake3::hash(&w.into_bytes()).as_bytes()
+            }
         }
     }
 
     /// Bytes of one file.
     pub fn file_len_bytes(&self, file: &FileRecord) -> u64 {
-        let blobs = |list: &[u32]| {
-            list.iter()
-                .map(|&b| self.blobs[b as usize].len_bytes)
+        let tensors = file.content.tensors().iter();
+        self.blobs_len_bytes(file)
+            + tensors
+                .map(|t| self.tensors[t.tensor as usize].len_bytes)
                 .sum::<u64>()
-        };
-        match &file.content {
-            FileContent::Directory => 0,
-            FileContent::Opaque { blobs: list, .. } => blobs(list),
-            FileContent::Safetensors { header, tensors } => {
-                blobs(header)
-                    + tensors
-                        .iter()
-                        .map(|t| self.tensors[t.tensor as usize].len_bytes)
-                        .sum::<u64>()
-            }
-        }
+    }
+
+    /// Bytes of one file that are no tensor's.
+    pub fn blobs_len_bytes(&self, file: &FileRecord) -> u64 {
+        let blobs = file.content.blobs().iter();
+        blobs.map(|&b| self.blobs[b as usize].len_bytes).sum()
     }
 
     /// Bytes of all files.
@@ -200,13 +246,8 @@ impl Manifest {
     /// Every tensor of every file: the file's path, the name, and the content.
     pub fn named_tensors(&self) -> impl Iterator<Item = (&str, &NamedTensor, &TensorRecord)> {
         self.files.iter().flat_map(|file| {
-            let tensors: &[NamedTensor] = match &file.content {
-                FileContent::Safetensors { tensors, .. } => tensors,
-                FileContent::Directory | FileContent::Opaque { .. } => &[],
-            };
-            tensors
-                .iter()
-                .map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
+            let tensors = file.content.tensors().iter();
+            tensors.map(|t| (file.path.as_str(), t, &self.tensors[t.tensor as usize]))
         })
     }
 }

@@ -10,15 +10,13 @@ use tpde_core::constants::MAX_TENSOR_ELEMS;
 use tpde_core::wire::{Reader, Writer};
 use tpde_core::{CodecError, Dtype, ID_LEN, TensorId};
 
-use super::checks::{Lists, check_places, check_shape};
-use super::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
+use super::checks::{Lists, check_places, index};
+use super::{BlobRecord, FileContent, FileRecord, Manifest, TensorRecord};
 use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
 use crate::files::paths;
 use crate::ids::{BlobId, ManifestId, PackId};
 use crate::metrics::Metrics;
-use crate::roles::Role;
-use crate::summary::{unzigzag, zigzag};
 
 const MAGIC: &[u8; 6] = b"TPDEMF";
 const VERSION: u8 = 1;
@@ -140,38 +138,10 @@ impl Manifest {
             w.varint(blob.stored_bytes);
         }
         w.varint(self.files.len() as u64);
-        let list = |w: &mut Writer, list: &[u32]| {
-            w.varint(list.len() as u64);
-            list.iter().for_each(|&i| w.varint(i.into()));
-        };
         for file in &self.files {
             w.prefixed(file.path.as_bytes());
             w.varint(file.mode.into());
-            match &file.content {
-                FileContent::Directory => w.u8(0),
-                FileContent::Opaque { digest, blobs } => {
-                    w.u8(1);
-                    w.raw(digest);
-                    list(&mut w, blobs);
-                }
-                FileContent::Safetensors { header, tensors } => {
-                    w.u8(2);
-                    list(&mut w, header);
-                    w.varint(tensors.len() as u64);
-                    tensors.iter().for_each(|t| w.prefixed(t.name.as_bytes()));
-                    tensors.iter().for_each(|t| w.u8(t.role as u8));
-                    for t in tensors {
-                        w.varint(t.shape.len() as u64);
-                        t.shape.iter().for_each(|&d| w.varint(d));
-                    }
-                    let mut expected = 0u32;
-                    for t in tensors {
-                        // Mostly the content after that of the one before.
-                        w.varint(zigzag(expected.into(), t.tensor.into()));
-                        expected = t.tensor.saturating_add(1);
-                    }
-                }
-            }
+            file.content.write(&mut w);
         }
         // No additions yet.
         w.varint(0);
@@ -214,14 +184,6 @@ impl Manifest {
         let packs: Vec<PackId> = (0..packs)
             .map(|_| r.array(WHAT).map(PackId::from_bytes))
             .collect::<Read<_>>()?;
-        let index = |r: &mut Reader<'_>, len: usize| -> Read<u32> {
-            let i = r.varint(WHAT)?;
-            u32::try_from(i)
-                .ok()
-                .filter(|&i| (i as usize) < len)
-                .ok_or_else(|| corrupt(&format!("index {i} of {len}")))
-        };
-
         let count = lists.count(&mut r, ID_LEN + 8)?;
         let ids: Vec<TensorId> = (0..count)
             .map(|_| r.array(WHAT).map(TensorId::from_bytes))
@@ -287,10 +249,6 @@ impl Manifest {
             });
         }
 
-        let list = |r: &mut Reader<'_>, lists: &mut Lists| -> Read<Vec<u32>> {
-            let count = lists.count(r, 1)?;
-            (0..count).map(|_| index(r, blobs.len())).collect()
-        };
         let count = lists.count(&mut r, 3)?;
         let mut files = Vec::with_capacity(count);
         for _ in 0..count {
@@ -302,62 +260,7 @@ impl Manifest {
             }
             let mode = r.varint(WHAT)?;
             let mode = u32::try_from(mode).map_err(|_| corrupt(&format!("mode {mode:o}")))?;
-            let content = match r.u8(WHAT)? {
-                0 => FileContent::Directory,
-                1 => FileContent::Opaque {
-                    digest: r.array(WHAT)?,
-                    blobs: list(&mut r, &mut lists)?,
-                },
-                2 => {
-                    let header = list(&mut r, &mut lists)?;
-                    let count = lists.count(&mut r, 4)?;
-                    let names = (0..count).map(|_| r.text(WHAT).map(str::to_owned));
-                    let names: Vec<String> = names.collect::<Read<_>>()?;
-                    let roles = (0..count).map(|_| {
-                        let code = r.u8(WHAT)?;
-                        Role::from_code(code).ok_or_else(|| corrupt(&format!("role {code}")))
-                    });
-                    let roles: Vec<Role> = roles.collect::<Read<_>>()?;
-                    let shapes = (0..count).map(|_| {
-                        let dims = lists.count(&mut r, 1)?;
-                        if dims > MAX_DIMS {
-                            return Err(corrupt(&format!("{dims} dimensions")));
-                        }
-                        (0..dims).map(|_| r.varint(WHAT)).collect::<Read<Vec<u64>>>()
-                    });
-                    let shapes: Vec<Vec<u64>> = shapes.collect::<Read<_>>()?;
-                    let mut named = Vec::with_capacity(count);
-                    let mut expected = 0u64;
-                    for ((name, role), shape) in names.into_iter().zip(roles).zip(shapes) {
-                        let tensor = unzigzag(expected, r.varint(WHAT)?);
-                        let tensor = u32::try_from(tensor)
-                            .ok()
-                            .filter(|&i| (i as usize) < tensors.len())
-                            .ok_or_else(|| corrupt(&format!("index {tensor} of {}", tensors.len())))?;
-                        expected = u64::from(tensor) + 1;
-                        check_shape(&shape, &tensors[tensor as usize])
-                            .map_err(|e| corrupt(&format!("tensor {name:?}: {e}")))?;
-                        named.push(NamedTensor {
-                            name,
-                            shape,
-                            tensor,
-                            role,
-                        });
-                    }
-                    FileContent::Safetensors {
-                        header,
-                        tensors: named,
-                    }
-                }
-                other => {
-                    let (found, known) = (other.into(), 2);
-                    return Err(CodecError::Unsupported {
-                        what: "file kind",
-                        found,
-                        known,
-                    });
-                }
-            };
+            let content = FileContent::read(&mut r, &mut lists, &tensors, &blobs)?;
             files.push(FileRecord { path, mode, content });
         }
         check_places(&files)?;
@@ -415,7 +318,9 @@ pub(super) fn corrupt(detail: &str) -> CodecError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NamedTensor;
     use super::*;
+    use crate::roles::Role;
 
     fn sample() -> Manifest {
         let tensor = TensorRecord {
@@ -474,7 +379,16 @@ mod tests {
                     mode: 0o600,
                     content: FileContent::Safetensors {
                         header: vec![0],
-                        tensors: vec![named],
+                        tensors: vec![named.clone()],
+                    },
+                },
+                FileRecord {
+                    path: "optimizer.pt".into(),
+                    mode: 0o600,
+                    content: FileContent::Torch {
+                        container: vec![0],
+                        tensors: vec![named.clone(), named],
+                        gap_bytes: vec![64, 26],
                     },
                 },
             ],
@@ -487,13 +401,19 @@ mod tests {
         let manifest = sample();
         let (id, bytes) = manifest.encode().unwrap();
         assert_eq!(Manifest::decode(id, &bytes).unwrap(), manifest);
-        assert_eq!(manifest.raw_bytes(), 90 + 90 + 24);
+        assert_eq!(manifest.raw_bytes(), 90 + 90 + 24 + 90 + 24 + 24);
         let mut moved = manifest.clone();
         moved.packs.reverse();
         moved.created_unix_ms += 1;
         assert_eq!(moved.fingerprint(), manifest.fingerprint());
         moved.files[1].mode = 0o600;
         assert_ne!(moved.fingerprint(), manifest.fingerprint());
+        // A tensor that stands elsewhere in the same bytes makes another file.
+        let mut shifted = manifest.clone();
+        if let FileContent::Torch { gap_bytes, .. } = &mut shifted.files[3].content {
+            gap_bytes[0] -= 1;
+        }
+        assert_ne!(shifted.fingerprint(), manifest.fingerprint());
     }
 
     /// Promise: an addition of a later build is passed over if its number is odd, and asks for that build if it is even.
@@ -513,6 +433,23 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    /// Promise: tensors of a PyTorch file do not stand further apart than its container is long.
+    #[test]
+    fn gaps() {
+        for (gaps, is_good) in [
+            ([64, 26], true),
+            ([0, 0], true),
+            ([64, 27], false),
+            ([1, u64::MAX], false),
+        ] {
+            let mut manifest = sample();
+            if let FileContent::Torch { gap_bytes, .. } = &mut manifest.files[3].content {
+                *gap_bytes = gaps.to_vec();
+            }
+            assert_eq!(Manifest::read(&manifest.write()).is_ok(), is_good, "{gaps:?}");
         }
     }
 

@@ -103,13 +103,21 @@ impl ByName {
             let blobs = match &file.content {
                 FileContent::Directory => continue,
                 FileContent::Opaque { blobs, .. } => blobs,
-                FileContent::Safetensors { header, tensors } => {
+                FileContent::Safetensors {
+                    header: blobs,
+                    tensors,
+                }
+                | FileContent::Torch {
+                    container: blobs,
+                    tensors,
+                    ..
+                } => {
                     for t in tensors {
                         by.tensors
                             .insert((file.path.clone(), t.name.clone()), t.tensor as usize);
                         by.tensors_by_name.insert(t.name.clone(), t.tensor as usize);
                     }
-                    header
+                    blobs
                 }
             };
             for (i, &blob) in blobs.iter().enumerate() {

@@ -8,9 +8,10 @@ use tpde_core::{Dtype, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices
 
 use crate::content::BLOB_BYTES;
 use crate::error::Result;
-use crate::files::safetensors::{is_named_like_one, read_layout};
+use crate::files::safetensors::{TensorInFile, is_named_like_one, read_layout};
 use crate::files::scan::Found;
 use crate::files::source::SourceFile;
+use crate::files::torch::{self, Found as Torch};
 use crate::ids::BlobId;
 use crate::manifest::{BlobRecord, FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::progress::Progress;
@@ -73,6 +74,17 @@ pub(super) struct Checkpoint {
     pub(super) files: Vec<FileRecord>,
     pub(super) tensors: Vec<TensorSource>,
     pub(super) blobs: Vec<BlobSource>,
+    /// Files that could hold tensors and are kept as plain bytes.
+    pub(super) kept_whole: Vec<KeptWhole>,
+}
+
+/// A file that could hold tensors and is kept as plain bytes all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptWhole {
+    /// Its path in the checkpoint.
+    pub path: String,
+    /// Why, as a sentence without its end.
+    pub why: &'static str,
 }
 
 /// One slice or blob that is to be hashed.
@@ -102,6 +114,11 @@ enum Plan {
         header: std::ops::Range<usize>,
         tensors: Vec<PlannedTensor>,
     },
+    Torch {
+        container: std::ops::Range<usize>,
+        tensors: Vec<PlannedTensor>,
+        gap_bytes: Vec<u64>,
+    },
 }
 
 struct PlannedTensor {
@@ -122,6 +139,7 @@ impl Checkpoint {
         let mut sources = Vec::new();
         let mut jobs = Vec::new();
         let mut plans = Vec::new();
+        let mut kept_whole = Vec::new();
         for file in found {
             if file.is_dir {
                 plans.push((file, usize::MAX, Plan::Directory));
@@ -132,23 +150,41 @@ impl Checkpoint {
             let plan = if is_named_like_one(&file.path) && !opaque.is_match(&file.path) {
                 let layout = read_layout(&source)?;
                 let header = plan_blobs(&mut jobs, number, 0, layout.header.len() as u64);
-                let tensors = layout
-                    .tensors
-                    .into_iter()
-                    .map(|t| PlannedTensor {
-                        jobs: plan_slices(&mut jobs, number, t.dtype, t.offset_bytes, t.len_bytes),
-                        name: t.name,
-                        shape: t.shape,
-                        dtype: t.dtype,
-                        offset_bytes: t.offset_bytes,
-                        len_bytes: t.len_bytes,
-                    })
-                    .collect();
+                let tensors = plan_tensors(&mut jobs, number, layout.tensors);
                 Plan::Safetensors { header, tensors }
+            } else if opaque.is_match(&file.path) {
+                plan_opaque(&mut jobs, number, &source)
             } else {
-                Plan::Opaque {
-                    jobs: plan_blobs(&mut jobs, number, 0, source.len_bytes()),
+                match torch::look_into(&source, &file.path)? {
+                    Torch::Tensors(found) => {
+                        let ends = [0]
+                            .into_iter()
+                            .chain(found.iter().map(|t| t.offset_bytes + t.len_bytes));
+                        let gap_bytes = found
+                            .iter()
+                            .zip(ends)
+                            .map(|(t, end)| t.offset_bytes - end)
+                            .collect();
+                        // The rest of the file is another source, behind it.
+                        let rest = source.without(found.iter().map(|t| (t.offset_bytes, t.len_bytes)));
+                        let tensors = plan_tensors(&mut jobs, number, found);
+                        let container = plan_blobs(&mut jobs, number + 1, 0, rest.len_bytes());
+                        sources.extend([source, rest]);
+                        let plan = Plan::Torch {
+                            container,
+                            tensors,
+                            gap_bytes,
+                        };
+                        plans.push((file, number, plan));
+                        continue;
+                    }
+                    Torch::Whole(why) => kept_whole.push(KeptWhole {
+                        path: file.path.clone(),
+                        why,
+                    }),
+                    Torch::Other => {}
                 }
+                plan_opaque(&mut jobs, number, &source)
             };
             sources.push(source);
             plans.push((file, number, plan));
@@ -159,6 +195,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: Vec::new(),
             blobs: Vec::new(),
+            kept_whole,
         };
         let mut contents = Contents::default();
         for (file, source, plan) in plans {
@@ -175,11 +212,24 @@ impl Checkpoint {
                 }
                 Plan::Safetensors { header, tensors } => {
                     let header = contents.blobs(&mut checkpoint.blobs, &file.path, header, &jobs, &hashed);
-                    let tensors = tensors
-                        .into_iter()
-                        .map(|t| contents.tensor(&mut checkpoint.tensors, &file.path, source, t, &hashed))
-                        .collect();
+                    let tensors =
+                        contents.tensors(&mut checkpoint.tensors, &file.path, source, tensors, &hashed);
                     FileContent::Safetensors { header, tensors }
+                }
+                Plan::Torch {
+                    container,
+                    tensors,
+                    gap_bytes,
+                } => {
+                    let container =
+                        contents.blobs(&mut checkpoint.blobs, &file.path, container, &jobs, &hashed);
+                    let tensors =
+                        contents.tensors(&mut checkpoint.tensors, &file.path, source, tensors, &hashed);
+                    FileContent::Torch {
+                        container,
+                        tensors,
+                        gap_bytes,
+                    }
                 }
             };
             checkpoint.files.push(FileRecord {
@@ -258,6 +308,20 @@ impl Contents {
             .collect()
     }
 
+    fn tensors(
+        &mut self,
+        list: &mut Vec<TensorSource>,
+        path: &str,
+        source: usize,
+        planned: Vec<PlannedTensor>,
+        hashed: &[Hashed],
+    ) -> Vec<NamedTensor> {
+        let planned = planned.into_iter();
+        planned
+            .map(|t| self.tensor(list, path, source, t, hashed))
+            .collect()
+    }
+
     fn tensor(
         &mut self,
         list: &mut Vec<TensorSource>,
@@ -290,6 +354,24 @@ impl Contents {
             tensor: index,
         }
     }
+}
+
+fn plan_opaque(jobs: &mut Vec<Job>, source: usize, file: &SourceFile) -> Plan {
+    Plan::Opaque {
+        jobs: plan_blobs(jobs, source, 0, file.len_bytes()),
+    }
+}
+
+fn plan_tensors(jobs: &mut Vec<Job>, source: usize, found: Vec<TensorInFile>) -> Vec<PlannedTensor> {
+    let plan = |t: TensorInFile| PlannedTensor {
+        jobs: plan_slices(jobs, source, t.dtype, t.offset_bytes, t.len_bytes),
+        name: t.name,
+        shape: t.shape,
+        dtype: t.dtype,
+        offset_bytes: t.offset_bytes,
+        len_bytes: t.len_bytes,
+    };
+    found.into_iter().map(plan).collect()
 }
 
 fn plan_blobs(jobs: &mut Vec<Job>, source: usize, start: u64, len_bytes: u64) -> std::ops::Range<usize> {

@@ -39,6 +39,8 @@ use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::{Totals, count};
 use crate::tags;
+pub use ids::KeptWhole;
+
 use ids::Checkpoint;
 
 /// Most links below a tensor, unless the caller says otherwise.
@@ -128,6 +130,8 @@ pub struct SaveReport {
     pub new_tensors: u32,
     /// What lies below the source and is no part of the checkpoint.
     pub left_out: Vec<LeftOut>,
+    /// Files that could hold tensors and were kept as plain bytes.
+    pub kept_whole: Vec<KeptWhole>,
 }
 
 impl Store {
@@ -215,6 +219,7 @@ impl Store {
             tensors: count(manifest.named_tensors().count()),
             new_tensors: 0,
             left_out,
+            kept_whole: checkpoint.kept_whole.clone(),
         };
         let standing = commit::precheck(
             self.objects(),

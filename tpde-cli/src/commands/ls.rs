@@ -171,17 +171,18 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 
 fn files(manifest: &Manifest) -> Vec<File> {
     let file = |file: &tpde_store::manifest::FileRecord| {
-        let (kind, tensors) = match &file.content {
-            FileContent::Directory => ("directory", 0),
-            FileContent::Opaque { .. } => ("opaque", 0),
-            FileContent::Safetensors { tensors, .. } => ("safetensors", tensors.len() as u64),
+        let kind = match &file.content {
+            FileContent::Directory => "directory",
+            FileContent::Opaque { .. } => "opaque",
+            FileContent::Safetensors { .. } => "safetensors",
+            FileContent::Torch { .. } => "torch",
         };
         File {
             path: file.path.clone(),
             kind,
             mode: file.mode,
             bytes: manifest.file_len_bytes(file),
-            tensors,
+            tensors: file.content.tensors().len() as u64,
         }
     };
     manifest.files.iter().map(file).collect()

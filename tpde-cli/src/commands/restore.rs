@@ -35,7 +35,7 @@ pub(crate) struct Args {
     checkpoint: String,
     /// The directory to write into; made if it is not there
     target: PathBuf,
-    /// Only tensors whose names match, in files that hold nothing else; may be repeated
+    /// Only tensors whose names match, in safetensors files that hold nothing else (of x.pt: x.pt.safetensors); may be repeated
     #[arg(long, value_name = "GLOB")]
     tensors: Vec<Glob>,
     /// Only files whose paths match (`*` matches slashes too); may be repeated

@@ -25,8 +25,8 @@ use crate::text::units::{count, duration, ratio, ratio_of, size};
 
 /// Save a checkpoint: a directory, or one file
 ///
-/// Tensors in safetensors files are stored as differences from earlier ones; every other file is kept as it is. Saving the
-/// same files to the same step again changes nothing.
+/// Tensors in safetensors and PyTorch files are stored as differences from earlier ones; every other file is kept as it is. A
+/// PyTorch file is never executed. Saving the same files to the same step again changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "tpde save [OPTIONS] --run <NAME> --step <N> <SOURCE>",
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Save only if this is the newest checkpoint of the run; `none`: if it has none
     #[arg(long, value_name = "REF|none", value_parser = reference)]
     expect_parent: Option<String>,
-    /// Keep matching files as plain bytes, whatever their names say; may be repeated
+    /// Keep matching files as plain bytes, whatever they hold; may be repeated
     #[arg(long, value_name = "GLOB")]
     opaque: Vec<Glob>,
     /// Most differences in a chain: fewer restore faster, more store less
@@ -212,6 +212,12 @@ fn notices(store: &Store, request: &SaveRequest, report: &SaveReport) -> Result<
         notices.push(Notice {
             kind: "left_out",
             message: format!("{} was left out: it is {what}", left.path),
+        });
+    }
+    for kept in &report.kept_whole {
+        notices.push(Notice {
+            kind: "kept_whole",
+            message: format!("{} was kept as plain bytes: {}", kept.path, kept.why),
         });
     }
     if report.already_there {
