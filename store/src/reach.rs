@@ -35,24 +35,10 @@ impl Store {
         }
     }
 
-    /// Adds the packs that `manifest` is restored from, by their footers.
+    /// Adds the packs that `manifest` is restored from, by their footers, to what was gathered before.
     ///
     /// # Errors
     /// `Corrupt` if a content is not whole; `Backend` if the store cannot be read.
-    pub(crate) fn needed_by(&self, manifest: &Manifest, packs: &mut BTreeSet<PackId>) -> Result<()> {
-        let mut reach = Reach {
-            packs: std::mem::take(packs),
-            seen: HashSet::new(),
-        };
-        let added = self.reach(manifest, &mut reach);
-        *packs = reach.packs;
-        added
-    }
-
-    /// Adds what `manifest` needs to what was gathered before.
-    ///
-    /// # Errors
-    /// As [`Store::needed_by`].
     pub(crate) fn reach(&self, manifest: &Manifest, reach: &mut Reach) -> Result<()> {
         for record in &manifest.tensors {
             let hints = hints(manifest, record);

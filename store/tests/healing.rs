@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use tpde_store::keys::Key;
 use tpde_store::{Objects, Store, StoreError, config};
@@ -15,15 +16,26 @@ use tpde_store::{Objects, Store, StoreError, config};
 mod checkpoints;
 use checkpoints::{restore, safetensors, same_tree, save, weights};
 
+/// A folder for a checkpoint, and a store beside it.
+fn places(dir: &Path) -> (PathBuf, PathBuf) {
+    let (out, place) = (dir.join("out"), dir.join("store"));
+    fs::create_dir(&out).unwrap();
+    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
+    config::init(&objects).unwrap();
+    (out, place)
+}
+
+/// The store at `place`, as a process that remembers nothing of it sees it.
+fn opened(place: &Path) -> Store {
+    Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap()
+}
+
 /// Promise: when a link deep in a chain is damaged, the error names its pack and not the one that leans on it.
 #[test]
 fn the_damaged_pack_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
-    fs::create_dir(&out).unwrap();
-    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
-    config::init(&objects).unwrap();
-    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let (out, place) = places(dir.path());
+    let store = || opened(&place);
     let mut bytes = weights(70_000, 1);
     let mut packs = Vec::new();
     for step in 0..3 {
@@ -56,11 +68,8 @@ fn the_damaged_pack_is_named() {
 #[test]
 fn saving_again_heals() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
-    fs::create_dir(&out).unwrap();
-    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
-    config::init(&objects).unwrap();
-    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let (out, place) = places(dir.path());
+    let store = || opened(&place);
     let pack_of = |id| {
         let manifest = store().manifest(id).unwrap();
         let hex = manifest.packs[manifest.tensors[0].packs[0] as usize].to_hex();
@@ -107,11 +116,8 @@ fn saving_again_heals() {
 #[test]
 fn saving_the_same_step_heals() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, place) = (dir.path().join("out"), dir.path().join("store"));
-    fs::create_dir(&out).unwrap();
-    let objects = Objects::open_or_make(place.to_str().unwrap()).unwrap();
-    config::init(&objects).unwrap();
-    let store = || Store::over(Objects::open(place.to_str().unwrap()).unwrap(), None).unwrap();
+    let (out, place) = places(dir.path());
+    let store = || opened(&place);
     safetensors(
         &out.join("m.safetensors"),
         &[("w", "BF16", vec![70_000], weights(70_000, 1))],

@@ -148,14 +148,7 @@ impl Store {
     /// `OutcomeUnknown`, `Backend`: as for a commit; the same again is harmless. `Newer` if this build may not write.
     pub fn forget(&self, plan: &Plan, now_unix_ms: u64) -> Result<Forgotten> {
         self.access().require_write()?;
-        let seqs: SeqSet = plan.forget.iter().map(|commit| commit.seq).collect();
-        let mut records = Vec::new();
-        for part in seqs.parts() {
-            let draft = Draft::of(Action::Forget(part), now_unix_ms);
-            records.extend(append(self.objects(), &plan.run, Nonce::random()?, |_| {
-                Ok(Some(draft.clone()))
-            })?);
-        }
+        let records = self.append_sets(&plan.run, &plan.forget, Action::Forget, now_unix_ms)?;
         Ok(Forgotten { records })
     }
 
@@ -189,12 +182,26 @@ impl Store {
                 ),
             });
         }
-        let seqs: SeqSet = undone.back.iter().map(|commit| commit.seq).collect();
-        for part in seqs.parts() {
-            let draft = Draft::of(Action::Undo(part), now_unix_ms);
-            append(self.objects(), run, Nonce::random()?, |_| Ok(Some(draft.clone())))?;
-        }
+        self.append_sets(run, &undone.back, Action::Undo, now_unix_ms)?;
         Ok(undone)
+    }
+
+    /// Appends as few records as can name all of `commits`, and gives their places in the run.
+    fn append_sets(
+        &self,
+        run: &RunName,
+        commits: &[Summary],
+        action: fn(SeqSet) -> Action,
+        now_unix_ms: u64,
+    ) -> Result<Vec<u64>> {
+        let seqs: SeqSet = commits.iter().map(|commit| commit.seq).collect();
+        let mut records = Vec::new();
+        for part in seqs.parts() {
+            let draft = Draft::of(action(part), now_unix_ms);
+            let appended = append(self.objects(), run, Nonce::random()?, |_| Ok(Some(draft.clone())))?;
+            records.extend(appended);
+        }
+        Ok(records)
     }
 
     /// Bytes of packs and manifests that only `forget` of `run` needs.

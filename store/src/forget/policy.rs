@@ -1,6 +1,6 @@
 //! What to keep of a run.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -153,13 +153,12 @@ impl Policy {
                 .filter_map(|c| Some((value(c)?, *c)))
                 .collect();
             if ranked.is_empty() {
-                let known: HashSet<&str> = newest_first
+                let known: BTreeSet<&str> = newest_first
                     .iter()
                     .flat_map(|c| c.action.metrics().into_iter().flatten())
                     .map(|m| m.name())
                     .collect();
-                let mut known: Vec<&str> = known.into_iter().collect();
-                known.sort_unstable();
+                let known: Vec<&str> = known.into_iter().collect();
                 return Err(StoreError::input(
                     format!("--keep-best {best}"),
                     format!("no checkpoint has the metric {:?}", best.metric),

@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::names::RunName;
 use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
+use crate::reach::Reach;
 use crate::slot::StoredSlot;
 use crate::store::Store;
 use crate::summary::{Totals, count};
@@ -379,9 +380,9 @@ impl Store {
         let Some(manifest) = self.readable_manifest(id)? else {
             return Ok(None);
         };
-        let mut packs = BTreeSet::new();
-        match self.needed_by(&manifest, &mut packs) {
-            Ok(()) => self.all_there(&packs).map(Some),
+        let mut reach = Reach::default();
+        match self.reach(&manifest, &mut reach) {
+            Ok(()) => self.all_there(&reach.packs).map(Some),
             Err(StoreError::Corrupt { .. }) => Ok(Some(false)),
             Err(error) => Err(error),
         }
