@@ -67,7 +67,8 @@ fn the_stores_policy() {
         .run("save out/checkpoint-700 --run llama --step 700 --prune")
         .expect(3);
     assert!(refused.err.contains("tpde policy --keep-last"), "{}", refused.err);
-    assert!(!world.run("log llama").expect(0).out.contains("700"));
+    // Not the step's digits: an id may have them.
+    assert!(world.run("log llama").expect(0).out.contains("2 checkpoints,"));
 
     let shown = world
         .run("policy --keep-last 2 --keep-within 7d --keep-best loss:1")
