@@ -40,7 +40,7 @@ struct RunLog {
     run: String,
     checkpoints: Vec<Entry>,
     #[serde(skip)]
-    left_out: usize,
+    older_records: u64,
 }
 
 #[derive(Serialize)]
@@ -121,8 +121,8 @@ impl Answer for RunLog {
             size(stored_bytes),
             ratio(raw_bytes, stored_bytes)
         );
-        if self.left_out > 0 {
-            line.push_str(&format!("; {} older not shown", count(self.left_out as u64)));
+        if self.older_records > 0 {
+            line.push_str(&format!("; {} not shown", counted(self.older_records, "older record")));
         }
         page.line(page.paint(Tone::Dim, &line));
     }
@@ -163,12 +163,18 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 }
 
 fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> Result<RunLog, Failure> {
-    let log = history::log(store.objects(), run)?;
-    let all = log.commits().count();
-    let shown = limit.unwrap_or(usize::MAX).min(all);
-    // The newest commit of each step.
-    let last: BTreeMap<u64, u64> = log.commits().map(|s| (s.step, s.seq)).collect();
-    let standing: BTreeSet<u64> = last.into_values().collect();
+    let history::Recent {
+        commits,
+        older_records,
+    } = match limit {
+        Some(most) => history::recent(store.objects(), run, most)?,
+        None => history::Recent {
+            commits: history::log(store.objects(), run)?.commits().rev().cloned().collect(),
+            older_records: 0,
+        },
+    };
+    // The newest commit of a step is the one that counts.
+    let mut steps = BTreeSet::new();
     let entry = |s: &Summary| Entry {
         seq: s.seq,
         step: s.step,
@@ -179,13 +185,13 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
-        replaced: !standing.contains(&s.seq),
+        replaced: !steps.insert(s.step),
         metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {
         run: run.to_string(),
-        checkpoints: log.commits().rev().take(shown).map(entry).collect(),
-        left_out: all - shown,
+        checkpoints: commits.iter().map(entry).collect(),
+        older_records,
     })
 }
