@@ -111,7 +111,11 @@ fn recent_commits() {
             let found = recent(&objects, &run(), most).unwrap();
             let whole = log.commits().rev().take(most);
             assert!(whole.eq(&found.commits), "{most} of {len}");
-            assert_eq!(found.older_records, len.saturating_sub(most as u64), "{most} of {len}");
+            assert_eq!(
+                found.older_records,
+                len.saturating_sub(most as u64),
+                "{most} of {len}"
+            );
             assert!(most > 50 || faults.requests() - before <= 4, "{most} of {len}");
         }
     }

@@ -49,7 +49,9 @@ impl Answer {
 
     /// Whether the server may do it a moment later.
     pub(super) fn is_busy(&self) -> bool {
-        ["408", "429"].iter().any(|status| self.status.starts_with(status))
+        ["408", "429"]
+            .iter()
+            .any(|status| self.status.starts_with(status))
     }
 
     /// Whether the server surely did nothing, and will do nothing if it is asked again.
@@ -87,9 +89,11 @@ impl fmt::Display for Answer {
 /// Whether the bytes begin as a web page does.
 pub(super) fn is_page(bytes: &[u8]) -> bool {
     let start = bytes.trim_ascii_start();
-    [&b"<!doctype html"[..], b"<html"]
-        .iter()
-        .any(|page| start.get(..page.len()).is_some_and(|s| s.eq_ignore_ascii_case(page)))
+    [&b"<!doctype html"[..], b"<html"].iter().any(|page| {
+        start
+            .get(..page.len())
+            .is_some_and(|s| s.eq_ignore_ascii_case(page))
+    })
 }
 
 /// The text of the first element called `name`, in XML; empty if there is none.
@@ -123,12 +127,16 @@ mod tests {
             answer.to_string(),
             "the server answers 400 Bad Request, ExpiredToken: The provided token has expired"
         );
-        let page = Answer::parse("407 Proxy Authentication Required: \n<!DOCTYPE HTML><title>Sign in</title>");
+        let page =
+            Answer::parse("407 Proxy Authentication Required: \n<!DOCTYPE HTML><title>Sign in</title>");
         assert_eq!(
             page.to_string(),
             "the server answers 407 Proxy Authentication Required with a web page"
         );
-        assert_eq!(Answer::parse("404 Not Found: ").to_string(), "the server answers 404 Not Found");
+        assert_eq!(
+            Answer::parse("404 Not Found: ").to_string(),
+            "the server answers 404 Not Found"
+        );
         assert_eq!(Answer::parse("404 Not Found").status, "404 Not Found");
     }
 

@@ -19,7 +19,11 @@ impl std::fmt::Debug for Environment {
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let named = pairs.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self(named.filter(|(_, value): &(_, String)| !value.is_empty()).collect())
+        Self(
+            named
+                .filter(|(_, value): &(_, String)| !value.is_empty())
+                .collect(),
+        )
     }
 }
 

@@ -107,10 +107,16 @@ fn folder(rest: &str) -> std::result::Result<Location, String> {
 fn bucket(service: Service, rest: &str) -> std::result::Result<Location, String> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.contains('@') {
-        return Err("credentials and accounts are no part of a location: set variables, see docs/backends.md".to_owned());
+        return Err(
+            "credentials and accounts are no part of a location: set variables, see docs/backends.md"
+                .to_owned(),
+        );
     }
     if rest.contains(['?', '#']) {
-        return Err("a location has no ? and no #: endpoint, region and the like are variables, see docs/backends.md".to_owned());
+        return Err(
+            "a location has no ? and no #: endpoint, region and the like are variables, see docs/backends.md"
+                .to_owned(),
+        );
     }
     let is_named = bucket
         .bytes()

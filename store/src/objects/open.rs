@@ -161,16 +161,32 @@ mod tests {
         };
         let opened = with(&key).unwrap();
         assert!(opened.sorted && opened.local_root().is_none());
-        assert_eq!(opened.server.as_deref(), Some("https://s3.us-east-1.amazonaws.com"));
-        let both = [&key[..], &[("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/")]].concat();
+        assert_eq!(
+            opened.server.as_deref(),
+            Some("https://s3.us-east-1.amazonaws.com")
+        );
+        let both = [
+            &key[..],
+            &[
+                ("AWS_REGION", "eu-west-1"),
+                ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/"),
+            ],
+        ]
+        .concat();
         assert_eq!(with(&both).unwrap().server.as_deref(), Some("http://127.0.0.1:9"));
         for (more, reason) in [
             (&[("AWS_EC2_METADATA_DISABLED", "true")][..], "no credentials"),
             (&key[..1], "AWS_SECRET_ACCESS_KEY is not"),
             (&[("AWS_SECRET_ACCESS_KEY", "SECRET")], "AWS_ACCESS_KEY_ID is not"),
             (&[("AWS_PROFILE", "gone")], "AWS_PROFILE=gone"),
-            (&[key[0], key[1], ("AWS_ENDPOINT_URL", "storage.example.org")], "AWS_ENDPOINT_URL"),
-            (&[key[0], key[1], ("AWS_ENDPOINT_URL_S3", "https://u:p@host")], "AWS_ENDPOINT_URL_S3"),
+            (
+                &[key[0], key[1], ("AWS_ENDPOINT_URL", "storage.example.org")],
+                "AWS_ENDPOINT_URL",
+            ),
+            (
+                &[key[0], key[1], ("AWS_ENDPOINT_URL_S3", "https://u:p@host")],
+                "AWS_ENDPOINT_URL_S3",
+            ),
         ] {
             let text = with(more).unwrap_err().to_string();
             assert!(text.contains(reason), "{reason}: {text}");
@@ -179,7 +195,10 @@ mod tests {
         let express = Objects::open_with("s3://b--use1-az4--x-s3", &key.into_iter().collect()).unwrap();
         assert!(!express.sorted);
         let error = Objects::open_with("az://container/x", &Environment::default()).unwrap_err();
-        assert!(error.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"), "{error}");
+        assert!(
+            error.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"),
+            "{error}"
+        );
         Objects::open_with("memory://", &Environment::default()).unwrap();
     }
 }

@@ -83,7 +83,8 @@ pub(super) fn is_undecided(error: &Error) -> bool {
 
 /// Whether the object does not exist, its bucket being there.
 pub(super) fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. }) && !Answer::of(error).is_some_and(|a| a.is_page || a.is(&NO_BUCKET))
+    matches!(error, Error::NotFound { .. })
+        && !Answer::of(error).is_some_and(|a| a.is_page || a.is(&NO_BUCKET))
 }
 
 /// The error for an answer that is a web page.
@@ -103,7 +104,9 @@ fn transport<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a HttpError> {
 
 /// An error and all that caused it, the outermost first.
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
+        (*error).source()
+    })
 }
 
 /// The error of this crate for a failed `action` on `key`.
@@ -119,7 +122,10 @@ pub(super) fn describe(
     let answer = Answer::of(&error);
     if answer.as_ref().is_some_and(|a| a.is(&NO_BUCKET)) {
         return StoreError::not_found(
-            format!("the bucket of {location} (asked at {})", server.unwrap_or("its server")),
+            format!(
+                "the bucket of {location} (asked at {})",
+                server.unwrap_or("its server")
+            ),
             "Correct its name or the endpoint, or make the bucket first: tpde makes none",
         );
     }
@@ -200,7 +206,10 @@ fn of_server(address: &str, answer: Option<&Answer>, error: &Error) -> (String, 
     if text.contains("redirect without LOCATION") {
         (format!("{address} says that the bucket is elsewhere"), REGION)
     } else if is_foreign.iter().any(|word| text.contains(word)) {
-        (format!("{address} does not answer as a store of objects does: {deepest}"), ENDPOINT)
+        (
+            format!("{address} does not answer as a store of objects does: {deepest}"),
+            ENDPOINT,
+        )
     } else if matches!(error, Error::NotSupported { .. } | Error::NotImplemented { .. }) {
         (text, LACKING)
     } else {
@@ -222,7 +231,10 @@ fn advice(answer: &Answer) -> &'static str {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "AuthFailure" | "NotSignedUp" => {
             "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they are for this endpoint"
         }
-        "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => REGION,
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => REGION,
         "RequestTimeTooSkewed" => "Set the clock of this machine, and run the command again",
         _ if answer.status.starts_with("403") => {
             "Check that the credentials may get, put and list objects there (without the right to list, what is not there is refused too)"

@@ -46,7 +46,10 @@ impl Profile {
         let mut is_found = false;
         for (path, heading) in [
             (file("AWS_CONFIG_FILE", ".aws/config"), format!("profile {name}")),
-            (file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"), name.to_owned()),
+            (
+                file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+                name.to_owned(),
+            ),
         ] {
             let Some(text) = path.map(read).transpose()?.flatten() else {
                 continue;
@@ -66,7 +69,9 @@ impl Profile {
             Some(setting) if profile.keys().is_none() => Err(StoreError::input(
                 format!("profile {name} of ~/.aws"),
                 format!("its credentials have to be fetched ({setting}), which tpde does not do itself"),
-                format!("Run `eval \"$(aws configure export-credentials --profile {name} --format env)\"` and try again"),
+                format!(
+                    "Run `eval \"$(aws configure export-credentials --profile {name} --format env)\"` and try again"
+                ),
             )),
             _ => Ok(profile),
         }
@@ -92,9 +97,9 @@ fn read(path: PathBuf) -> Result<Option<String>> {
         hint: "Mend the file, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
     };
     match std::fs::metadata(&path) {
-        Ok(meta) if meta.len() > MAX_PROFILES_LEN => {
-            Err(failed(std::io::Error::other("it is too long for a file of profiles")))
-        }
+        Ok(meta) if meta.len() > MAX_PROFILES_LEN => Err(failed(std::io::Error::other(
+            "it is too long for a file of profiles",
+        ))),
         Ok(_) => std::fs::read_to_string(&path).map(Some).map_err(failed),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed(e)),
@@ -109,7 +114,11 @@ fn section(text: &str, name: &str, heading: &str, into: &mut BTreeMap<String, St
         if line.starts_with(['#', ';', ' ', '\t']) {
             continue;
         }
-        if let Some(title) = line.trim_end().strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+        if let Some(title) = line
+            .trim_end()
+            .strip_prefix('[')
+            .and_then(|l| l.strip_suffix(']'))
+        {
             let title = title.trim();
             is_ours = title == name || title == heading;
             is_found |= is_ours;
@@ -132,7 +141,8 @@ mod tests {
     fn profiles() {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join(".aws")).unwrap();
-        let write = |name: &str, text: &str| std::fs::write(home.path().join(".aws").join(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(home.path().join(".aws").join(name), text).unwrap();
         write(
             "config",
             "# a comment\n[default]\nregion = eu-west-1\n\n[profile lab]\nREGION=eu-central-1\nendpoint_url = http://lab:9000\ns3 =\n  region = no\n[profile far]\nsso_session = x\n",
@@ -146,9 +156,15 @@ mod tests {
             Profile::read(&[("HOME", home), ("AWS_PROFILE", profile)].into_iter().collect())
         };
         let profile = at("").unwrap();
-        assert_eq!((profile.keys(), profile.get("region")), (Some(("A", "S=+/")), Some("eu-west-1")));
+        assert_eq!(
+            (profile.keys(), profile.get("region")),
+            (Some(("A", "S=+/")), Some("eu-west-1"))
+        );
         let profile = at("lab").unwrap();
-        assert_eq!((profile.keys(), profile.get("region")), (Some(("B", "T")), Some("eu-central-1")));
+        assert_eq!(
+            (profile.keys(), profile.get("region")),
+            (Some(("B", "T")), Some("eu-central-1"))
+        );
         assert_eq!(profile.get("endpoint_url"), Some("http://lab:9000"));
         for (name, reason) in [("far", "export-credentials"), ("gone", "AWS_PROFILE=gone")] {
             let error = at(name).err().unwrap();

@@ -34,7 +34,8 @@ pub(super) struct NoCredentials {
 }
 
 /// What to do about it.
-pub(super) const NO_CREDENTIALS_HINT: &str = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+pub(super) const NO_CREDENTIALS_HINT: &str =
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
 
 /// The last place to look for credentials, where a failure means that there are none.
 #[derive(Debug)]
@@ -87,14 +88,18 @@ pub(super) fn open(location: &str, bucket: &str, prefix: Path, environment: &Env
     let endpoint = endpoint(environment, &profile)?;
     // Without an endpoint of the user's own nothing is ever sent in the clear.
     let plain = endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
-    let server = endpoint.clone().unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+    let server = endpoint
+        .clone()
+        .unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(match endpoint.split_once("://") {
             Some((scheme, host)) if is_virtual => format!("{scheme}://{bucket}.{host}"),
             _ => endpoint,
         });
     }
-    builder = builder.with_bucket_name(bucket).with_client_options(client(plain));
+    builder = builder
+        .with_bucket_name(bucket)
+        .with_client_options(client(plain));
     builder = credentials(location, builder, environment, &profile, plain)?;
 
     let failed = |error| unusable(location, error);
@@ -172,14 +177,20 @@ fn credentials(
         return Ok(builder);
     }
     if environment.is_on("AWS_EC2_METADATA_DISABLED") {
-        return Err(none("no variables and no profile, and AWS_EC2_METADATA_DISABLED is set"));
+        return Err(none(
+            "no variables and no profile, and AWS_EC2_METADATA_DISABLED is set",
+        ));
     }
     // Asked once: off Amazon's machines nobody answers there, and the user should not wait to be told.
-    let asks_machine = builder.clone().with_client_options(client(plain)).with_retry(object_store::RetryConfig {
-        max_retries: 1,
-        retry_timeout: Duration::from_secs(3),
-        ..once()
-    });
+    let asks_machine =
+        builder
+            .clone()
+            .with_client_options(client(plain))
+            .with_retry(object_store::RetryConfig {
+                max_retries: 1,
+                retry_timeout: Duration::from_secs(3),
+                ..once()
+            });
     let asks_machine = asks_machine.build().map_err(|error| unusable(location, error))?;
     let machine = Machine(Arc::clone(asks_machine.credentials()));
     Ok(builder.with_credentials(Arc::new(machine)))

@@ -4,9 +4,9 @@ mod promises;
 mod relay;
 mod servers;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Mutex;
-use std::collections::BTreeMap;
 
 use promises::{keep, save_at_once};
 use relay::{Fate, Relay, Request};
@@ -25,7 +25,10 @@ fn memory() {
     let parts: Mutex<BTreeMap<String, Objects>> = Mutex::default();
     keep(&|part| {
         let mut parts = parts.lock().unwrap();
-        parts.entry(part.to_owned()).or_insert_with(Objects::memory).clone()
+        parts
+            .entry(part.to_owned())
+            .or_insert_with(Objects::memory)
+            .clone()
     });
 }
 
@@ -60,7 +63,10 @@ fn a_server_that_ignores_conditions_is_refused() {
     let error = config::init(&objects).unwrap_err();
     assert!(matches!(error, StoreError::Input { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("s3://bucket/store") && text.contains("lacks conditional create"), "{text}");
+    assert!(
+        text.contains("s3://bucket/store") && text.contains("lacks conditional create"),
+        "{text}"
+    );
     assert_eq!(objects.list(&Prefix::Root).unwrap(), [], "the probe cleans up");
 }
 
@@ -100,7 +106,10 @@ fn no_answer_is_mistaken_for_another() {
         _ => Fate::Pass,
     };
     let objects = Relay::start(&server.endpoint, decide).endpoint.part("contended");
-    assert_eq!(objects.create(&Key::Slot(run(), 0), "ours".into()).unwrap(), Created::New);
+    assert_eq!(
+        objects.create(&Key::Slot(run(), 0), "ours".into()).unwrap(),
+        Created::New
+    );
     let again = objects.create(&Key::Slot(run(), 0), "ours".into());
     assert_eq!(again.unwrap(), Created::AlreadyExists);
 }
@@ -154,23 +163,72 @@ fn refused(answer: &'static str) -> String {
 fn what_is_no_store_is_told() {
     // Promise: a user who is misdirected learns what is wrong, and what to set.
     let page = "<!DOCTYPE html><html><title>Sign in to the network</title></html>";
-    for status in ["200 OK", "403 Forbidden", "407 Proxy Authentication Required", "404 Not Found"] {
-        let answer = format!("HTTP/1.1 {status}\r\netag: \"x\"\r\nlast-modified: Tue, 03 Jun 2025 10:00:00 GMT\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}", page.len());
+    for status in [
+        "200 OK",
+        "403 Forbidden",
+        "407 Proxy Authentication Required",
+        "404 Not Found",
+    ] {
+        let answer = format!(
+            "HTTP/1.1 {status}\r\netag: \"x\"\r\nlast-modified: Tue, 03 Jun 2025 10:00:00 GMT\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}",
+            page.len()
+        );
         let text = refused(answer.leak());
-        assert!(text.contains("web page") && text.contains("AWS_ENDPOINT_URL"), "{status}: {text}");
+        assert!(
+            text.contains("web page") && text.contains("AWS_ENDPOINT_URL"),
+            "{status}: {text}"
+        );
         assert!(!text.contains("Sign in"), "{status}: {text}");
     }
     for (status, code, told, advice) in [
-        ("400 Bad Request", "ExpiredToken", "ExpiredToken", "expired: renew"),
-        ("403 Forbidden", "InvalidAccessKeyId", "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
-        ("403 Forbidden", "SignatureDoesNotMatch", "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
-        ("403 Forbidden", "AccessDenied", "AccessDenied", "may get, put and list"),
-        ("404 Not Found", "NoSuchBucket", "the bucket of s3://bucket/x", "make the bucket"),
-        ("400 Bad Request", "AuthorizationHeaderMalformed", "Malformed", "AWS_REGION"),
-        ("403 Forbidden", "RequestTimeTooSkewed", "RequestTimeTooSkewed", "clock"),
+        (
+            "400 Bad Request",
+            "ExpiredToken",
+            "ExpiredToken",
+            "expired: renew",
+        ),
+        (
+            "403 Forbidden",
+            "InvalidAccessKeyId",
+            "InvalidAccessKeyId",
+            "AWS_ACCESS_KEY_ID",
+        ),
+        (
+            "403 Forbidden",
+            "SignatureDoesNotMatch",
+            "SignatureDoesNotMatch",
+            "AWS_SECRET_ACCESS_KEY",
+        ),
+        (
+            "403 Forbidden",
+            "AccessDenied",
+            "AccessDenied",
+            "may get, put and list",
+        ),
+        (
+            "404 Not Found",
+            "NoSuchBucket",
+            "the bucket of s3://bucket/x",
+            "make the bucket",
+        ),
+        (
+            "400 Bad Request",
+            "AuthorizationHeaderMalformed",
+            "Malformed",
+            "AWS_REGION",
+        ),
+        (
+            "403 Forbidden",
+            "RequestTimeTooSkewed",
+            "RequestTimeTooSkewed",
+            "clock",
+        ),
     ] {
         let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>No.</Message></Error>");
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
         let text = refused(answer.leak());
         assert!(text.contains(told) && text.contains(advice), "{code}: {text}");
     }
@@ -178,9 +236,18 @@ fn what_is_no_store_is_told() {
     assert!(text.contains("AWS_REGION"), "{text}");
 
     // Nobody listens there any more.
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let error = Store::over(Endpoint::local(port, NO_KEY).part("x"), None).unwrap_err().to_string();
-    assert!(error.contains("cannot be reached") && error.contains("AWS_ENDPOINT_URL"), "{error}");
+    let port = TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let error = Store::over(Endpoint::local(port, NO_KEY).part("x"), None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("cannot be reached") && error.contains("AWS_ENDPOINT_URL"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -188,8 +255,14 @@ fn buckets_that_are_not_there() {
     // Promise: a wrong bucket is told as one, whether a store is opened or made.
     let server = moto();
     let objects = server.endpoint.open("s3://no-such-bucket/x");
-    for error in [config::open(&objects).unwrap_err(), config::init(&objects).unwrap_err()] {
+    for error in [
+        config::open(&objects).unwrap_err(),
+        config::init(&objects).unwrap_err(),
+    ] {
         assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
-        assert!(error.to_string().contains("the bucket of s3://no-such-bucket/x"), "{error}");
+        assert!(
+            error.to_string().contains("the bucket of s3://no-such-bucket/x"),
+            "{error}"
+        );
     }
 }

@@ -8,8 +8,10 @@ use std::thread;
 use tpde_store::ids::PackId;
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Created;
-use tpde_store::{Objects, Silent, Store, StoreError, VerifyLevel, config, history};
-use tpde_tests::{Rng, assert_same_tree, bf16_weights, restore, run, save, train, training_state, verify, write_safetensors};
+use tpde_store::{Objects, Store, StoreError, VerifyLevel, config, history};
+use tpde_tests::{
+    Rng, assert_same_tree, bf16_weights, restore, run, save, train, training_state, verify, write_safetensors,
+};
 
 /// Opens an empty part of the backend, of that name, as a process of its own would; the same part if asked again.
 pub(crate) type Open<'a> = &'a (dyn Fn(&str) -> Objects + Sync);
@@ -36,7 +38,10 @@ fn reads(open: Open<'_>) {
     let objects = open("reads");
     let key = slot(7);
     assert!(matches!(objects.get(&key), Err(StoreError::NotFound { .. })));
-    assert!(matches!(objects.get_tail(&key, 1), Err(StoreError::NotFound { .. })));
+    assert!(matches!(
+        objects.get_tail(&key, 1),
+        Err(StoreError::NotFound { .. })
+    ));
     assert!(objects.get_range(&key, 0..1).is_err());
     assert_eq!(objects.head(&key).unwrap(), None);
     assert_eq!(objects.create(&key, "0123456789".into()).unwrap(), Created::New);
@@ -92,7 +97,11 @@ fn races_for_a_name(open: Open<'_>) {
         let [winner] = winners[..] else {
             panic!("round {round} was won by {winners:?}");
         };
-        assert_eq!(clients[0].get(&slot(round)).unwrap(), vec![winner; 100], "round {round}");
+        assert_eq!(
+            clients[0].get(&slot(round)).unwrap(),
+            vec![winner; 100],
+            "round {round}"
+        );
     }
 }
 
@@ -125,12 +134,20 @@ fn lists(open: Open<'_>) {
     let after = objects.list_after(&slots, &slot(2)).unwrap();
     let after: Vec<Key> = after.into_iter().map(|l| l.key).collect();
     assert_eq!(after, [slot(1), slot(0)]);
-    assert!(objects.list_newest(&Prefix::Rollups("run2".parse().unwrap()), 1).unwrap().is_empty());
+    assert!(
+        objects
+            .list_newest(&Prefix::Rollups("run2".parse().unwrap()), 1)
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(objects.list_folders(&Prefix::Runs).unwrap(), ["run", "run2"]);
     assert_eq!(objects.list_folders(&Prefix::Root).unwrap(), ["rollups", "runs"]);
     assert_eq!(objects.list(&Prefix::Root).unwrap().len() as u64, SLOTS + 2);
     let other = open("lists2");
-    assert!(other.list(&Prefix::Root).unwrap().is_empty(), "a place that only begins with the same letters");
+    assert!(
+        other.list(&Prefix::Root).unwrap().is_empty(),
+        "a place that only begins with the same letters"
+    );
 }
 
 /// Content may be put again, and takes the place of damage.
@@ -138,13 +155,19 @@ fn content_is_put_and_mended(open: Open<'_>) {
     let objects = open("content");
     let key = Key::Pack(PackId::of(b"pack"));
     assert_eq!(objects.put_content(&key, "pack".into()).unwrap(), Created::New);
-    assert_eq!(objects.put_content(&key, "pack".into()).unwrap(), Created::AlreadyExists);
+    assert_eq!(
+        objects.put_content(&key, "pack".into()).unwrap(),
+        Created::AlreadyExists
+    );
     let other = objects.put_content(&key, "other".into());
     assert!(matches!(other, Err(StoreError::Corrupt { .. })), "{other:?}");
     assert_eq!(objects.get(&key).unwrap(), "pack");
     let damaged = Key::Pack(PackId::of(b"another"));
     objects.create(&damaged, "a short".into()).unwrap();
-    assert_eq!(objects.put_content(&damaged, "another".into()).unwrap(), Created::New);
+    assert_eq!(
+        objects.put_content(&damaged, "another".into()).unwrap(),
+        Created::New
+    );
     assert_eq!(objects.get(&damaged).unwrap(), "another");
 }
 
@@ -154,10 +177,15 @@ fn large_objects(open: Open<'_>) {
     let bytes = bf16_weights(&mut Rng::new(5), 32 << 20);
     assert_eq!(bytes.len(), 64 << 20);
     let key = Key::Pack(PackId::of(&bytes));
-    assert_eq!(objects.put_content(&key, bytes.clone().into()).unwrap(), Created::New);
+    assert_eq!(
+        objects.put_content(&key, bytes.clone().into()).unwrap(),
+        Created::New
+    );
     assert!(objects.get(&key).unwrap() == bytes);
     let middle = (40 << 20) + 1;
-    let range = objects.get_range(&key, middle as u64..middle as u64 + 1_000_003).unwrap();
+    let range = objects
+        .get_range(&key, middle as u64..middle as u64 + 1_000_003)
+        .unwrap();
     assert!(range == bytes[middle..middle + 1_000_003]);
     let (tail, size) = objects.get_tail(&key, 65_537).unwrap();
     assert!(tail == bytes[bytes.len() - 65_537..]);
@@ -168,14 +196,19 @@ fn large_objects(open: Open<'_>) {
 fn becomes_a_store(open: Open<'_>) {
     let objects = open("store");
     let missing = config::open(&objects).unwrap_err();
-    assert!(matches!(missing, StoreError::NotFound { .. }) && missing.to_string().contains("tpde init"), "{missing}");
+    assert!(
+        matches!(missing, StoreError::NotFound { .. }) && missing.to_string().contains("tpde init"),
+        "{missing}"
+    );
     let made = config::init(&objects).unwrap();
     assert_eq!(config::open(&open("store")).unwrap().0, made);
     let again = config::init(&objects).unwrap_err();
     assert!(matches!(again, StoreError::Conflict { .. }), "{again}");
     let left = objects.list(&Prefix::Root).unwrap();
     assert!(matches!(&left[..], [only] if only.key == Key::Config), "{left:?}");
-    assert_eq!(objects.list_folders(&Prefix::Root).unwrap(), [""; 0]);
+    // Some servers keep folders, and sweep the empty ones later.
+    let folders = objects.list_folders(&Prefix::Root).unwrap();
+    assert!(folders.iter().all(|folder| folder == "probe"), "{folders:?}");
 }
 
 /// Saved, logged, restored and verified, each as a new process would.
@@ -239,8 +272,14 @@ pub(crate) fn save_at_once(open: &(dyn Fn() -> Objects + Sync), writers: u64, ea
     assert_eq!(told, (0..all).collect(), "{seqs:?}");
     let store = Store::over(open(), None).unwrap();
     assert_eq!(history::check_chain(store.objects(), &run()).unwrap(), all);
-    let steps: BTreeSet<u64> = history::log(store.objects(), &run()).unwrap().commits().map(|c| c.step).collect();
-    assert_eq!(steps, (0..writers).flat_map(|w| w * 100..w * 100 + each).collect());
-    let request = tpde_store::VerifyRequest { level: VerifyLevel::Restore, only: None };
-    assert_eq!(store.verify(&request, &Silent).unwrap().problems, []);
+    let steps: BTreeSet<u64> = history::log(store.objects(), &run())
+        .unwrap()
+        .commits()
+        .map(|c| c.step)
+        .collect();
+    assert_eq!(
+        steps,
+        (0..writers).flat_map(|w| w * 100..w * 100 + each).collect()
+    );
+    assert_eq!(verify(&store, VerifyLevel::Restore).problems, []);
 }

@@ -42,7 +42,10 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Starts one before `behind` whose requests have the fate that `decide` gives them.
-    pub(crate) fn start(behind: &Endpoint, decide: impl Fn(&Request) -> Fate + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        behind: &Endpoint,
+        decide: impl Fn(&Request) -> Fate + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let key = (behind.key.0.as_str(), behind.key.1.as_str());
@@ -92,8 +95,13 @@ fn relayed(mut client: TcpStream, behind: u16, fate: impl Fn(&str) -> Fate) -> s
         Fate::Pass | Fate::LostAnswer | Fate::DoneBut(_) => {}
     }
     let mut server = TcpStream::connect(("127.0.0.1", behind))?;
-    let kept = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
-    let head: Vec<&str> = kept.take_while(|line| !line.is_empty()).chain(["connection: close"]).collect();
+    let kept = head
+        .lines()
+        .filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+    let head: Vec<&str> = kept
+        .take_while(|line| !line.is_empty())
+        .chain(["connection: close"])
+        .collect();
     server.write_all(format!("{}\r\n\r\n", head.join("\r\n")).as_bytes())?;
     server.write_all(&body)?;
     let mut answer = Vec::new();
@@ -118,7 +126,8 @@ fn message(stream: &mut TcpStream) -> std::io::Result<Option<(String, Vec<u8>)>>
     let head = String::from_utf8_lossy(&head).into_owned();
     let counted = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())?
     });
     let mut body = vec![0; counted.unwrap_or(0)];
     stream.read_exact(&mut body)?;

@@ -89,7 +89,9 @@ fn start(command: &mut Command) -> (Child, Receiver<String>) {
         .stdin(Stdio::null())
         .stdout(write.try_clone().unwrap())
         .stderr(write);
-    let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
+    let child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}; run `make setup`"));
     // The command keeps the ends that the child writes to.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let (send, lines) = channel();
@@ -128,7 +130,9 @@ fn port_after(line: &str, before: &str) -> Option<u16> {
 pub(crate) fn moto() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(installed("bin/moto_server"));
-    command.args(["-H", "127.0.0.1", "-p", "0"]).current_dir(folder.path());
+    command
+        .args(["-H", "127.0.0.1", "-p", "0"])
+        .current_dir(folder.path());
     let (child, lines) = start(&mut command);
     let port = wait_for(&lines, |line| port_after(line, "Running on http://127.0.0.1:")).unwrap();
     let server = Server {
@@ -137,8 +141,9 @@ pub(crate) fn moto() -> Server {
         _folder: folder,
     };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let request =
-        format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -158,7 +163,18 @@ pub(crate) fn seaweedfs() -> Server {
     // Between choosing a port and listening on it another process may take it; then others are chosen.
     for _ in 0..3 {
         let folder = tempfile::tempdir().unwrap();
-        let [s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, admin, admin_grpc] = free_ports();
+        let [
+            s3,
+            s3_grpc,
+            master,
+            master_grpc,
+            volume,
+            volume_grpc,
+            filer,
+            filer_grpc,
+            admin,
+            admin_grpc,
+        ] = free_ports();
         let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let files = at("files");
         fs::create_dir(&files).unwrap();
@@ -202,7 +218,9 @@ pub(crate) fn seaweedfs() -> Server {
             endpoint: Endpoint::local(s3, KEY),
             _folder: folder,
         };
-        match wait_for(&lines, |line| line.contains("components are running").then_some(())) {
+        match wait_for(&lines, |line| {
+            line.contains("components are running").then_some(())
+        }) {
             Ok(()) => return server,
             Err(printed) => eprintln!("SeaweedFS did not start, trying other ports:\n{printed}"),
         }
@@ -216,11 +234,16 @@ pub(crate) fn s3rver() -> Option<Server> {
     let node = Command::new("node").arg("--version").output();
     let missing = match node {
         Ok(node) if node.status.success() && script.exists() => None,
-        Ok(node) if node.status.success() => Some("s3rver is not installed: `make setup` does it where npm is"),
+        Ok(node) if node.status.success() => {
+            Some("s3rver is not installed: `make setup` does it where npm is")
+        }
         _ => Some("there is no Node.js"),
     };
     if let Some(missing) = missing {
-        assert!(std::env::var_os(REQUIRE).is_none_or(|v| v != "1"), "{missing}, and {REQUIRE} is set");
+        assert!(
+            std::env::var_os(REQUIRE).is_none_or(|v| v != "1"),
+            "{missing}, and {REQUIRE} is set"
+        );
         eprintln!("left out: {missing}");
         return None;
     }
@@ -228,7 +251,16 @@ pub(crate) fn s3rver() -> Option<Server> {
     let mut command = Command::new("node");
     command
         .arg(script)
-        .args(["-a", "127.0.0.1", "-p", "0", "--no-vhost-buckets", "--configure-bucket", BUCKET, "-d"])
+        .args([
+            "-a",
+            "127.0.0.1",
+            "-p",
+            "0",
+            "--no-vhost-buckets",
+            "--configure-bucket",
+            BUCKET,
+            "-d",
+        ])
         .arg(folder.path());
     let (child, lines) = start(&mut command);
     let port = wait_for(&lines, |line| port_after(line, "listening on 127.0.0.1:")).unwrap();

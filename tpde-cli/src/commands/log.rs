@@ -122,7 +122,10 @@ impl Answer for RunLog {
             ratio(raw_bytes, stored_bytes)
         );
         if self.older_records > 0 {
-            line.push_str(&format!("; {} not shown", counted(self.older_records, "older record")));
+            line.push_str(&format!(
+                "; {} not shown",
+                counted(self.older_records, "older record")
+            ));
         }
         page.line(page.paint(Tone::Dim, &line));
     }
@@ -169,7 +172,11 @@ fn log_of(store: &Store, run: &RunName, limit: Option<usize>, tagged: &Tags) -> 
     } = match limit {
         Some(most) => history::recent(store.objects(), run, most)?,
         None => history::Recent {
-            commits: history::log(store.objects(), run)?.commits().rev().cloned().collect(),
+            commits: history::log(store.objects(), run)?
+                .commits()
+                .rev()
+                .cloned()
+                .collect(),
             older_records: 0,
         },
     };
