@@ -123,6 +123,27 @@ fn recent_commits() {
     assert!(error.to_string().contains("llama"), "{error}");
 }
 
+/// Promise: what `tpde log` asks of a store that nothing is known of: five requests for the last fifty of 10 000, fewer than sixty
+/// for all of them.
+#[test]
+fn a_cold_log() {
+    let faults = Arc::new(FaultStore::new());
+    let objects = Objects::wrapping(faults.clone());
+    crate::config::init(&objects).unwrap();
+    fabricate(&objects, &run(), 10_000);
+    let cold = |ask: &dyn Fn(&Objects)| {
+        let before = faults.requests();
+        let store = crate::Store::over(objects.clone(), None).unwrap();
+        assert!(crate::tags::list(store.objects()).unwrap().is_empty());
+        ask(store.objects());
+        faults.requests() - before
+    };
+    let last = cold(&|objects| assert_eq!(recent(objects, &run(), 50).unwrap().commits.len(), 50));
+    assert_eq!(last, 5);
+    let all = cold(&|objects| assert_eq!(log(objects, &run()).unwrap().records().len(), 10_000));
+    assert_eq!(all, 44);
+}
+
 /// Promise: around every boundary of a rollup the log is whole and the chain holds.
 #[test]
 fn boundaries() {
