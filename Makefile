@@ -17,14 +17,17 @@ VENV_OR_PYTHON = $(shell [[ -x .venv/bin/python ]] && echo .venv/bin/python || e
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)?:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: tools $(VENV_STAMP) ## Install what is missing: C compiler, Python, .venv for the reference decoder
+setup: tools $(VENV_STAMP) ## Install what is missing: C compiler, Python, .venv for the reference decoder and the servers of tests
 
 tools:
 	@PYTHON=$(PYTHON) .ci/tools
 
-$(VENV_STAMP): requirements-test.txt | tools
+# s3rver needs npm; without it one test is left out, and says so.
+$(VENV_STAMP): requirements-test.txt tests/node/package.json tests/node/package-lock.json | tools
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-test.txt
+	@mkdir .venv/node && cp tests/node/package.json tests/node/package-lock.json .venv/node
+	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix .venv/node || echo 'setup: no s3rver, for npm is not here or failed'
 	@touch $@
 
 fixtures: tools ## Write the model directories of tests/data into target/fixtures

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::{Result, StoreError};
 use crate::keys::Key;
-use crate::objects::{Created, Objects, WRITE_ATTEMPTS};
+use crate::objects::{Created, Objects};
 
 /// Whose record stands under the name.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub(crate) enum Claim {
 
 /// Creates `key` with `record`, or finds out who did.
 ///
-/// The same name and the same bytes are tried again after a lost answer, at most [`WRITE_ATTEMPTS`] times, so a
-/// request that arrives late can only repeat what was asked for.
+/// The same name and the same bytes are tried again after a lost answer, a few times, so a request that arrives late can only
+/// repeat what was asked for.
 ///
 /// * `is_ours`: whether stored bytes carry the nonce of `record`.
 /// * `hint`: the command that tells, if the answer stays lost.
@@ -44,7 +44,8 @@ pub(crate) fn claim(
         })
     };
     let mut lost = String::new();
-    for _ in 0..WRITE_ATTEMPTS {
+    let mut pace = objects.pace();
+    loop {
         match objects.create(key, record.clone()) {
             Ok(Created::New) => return Ok(Claim::Ours),
             Ok(Created::AlreadyExists) => match objects.get(key) {
@@ -62,6 +63,9 @@ pub(crate) fn claim(
                 lost = format!("{lost}; then {error}");
                 break;
             }
+        }
+        if !pace.again() {
+            break;
         }
     }
     match objects.settle(key).and_then(|()| objects.get(key)) {

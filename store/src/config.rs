@@ -209,7 +209,7 @@ pub fn init(objects: &Objects) -> Result<Config> {
     }
 }
 
-/// Opens a store: reads `tpde.json` and says what may be done. One or two requests.
+/// Opens a store: reads `tpde.json` and says what may be done. One request.
 ///
 /// # Errors
 /// * `NotFound`: no store is there; `tpde init` makes one.
@@ -217,19 +217,19 @@ pub fn init(objects: &Objects) -> Result<Config> {
 /// * `Corrupt`: `tpde.json` is damaged.
 pub fn open(objects: &Objects) -> Result<(Config, Access)> {
     let at = objects.location();
-    let missing =
-        || StoreError::not_found(format!("store {at}"), format!("Run `tpde init {at}` to make one"));
-    match objects.head(&Key::Config)? {
-        None => return Err(missing()),
-        Some(size) if size > MAX_CONFIG_LEN => {
-            return Err(StoreError::corrupt(
-                NAME,
-                format!("{size} bytes, the limit is {MAX_CONFIG_LEN}"),
-            ));
-        }
-        Some(_) => {}
+    let Some(record) = objects.get_bounded(&Key::Config, MAX_CONFIG_LEN)? else {
+        return Err(StoreError::not_found(
+            format!("store {at}"),
+            format!("Run `tpde init {at}` to make one"),
+        ));
+    };
+    if record.len() as u64 > MAX_CONFIG_LEN {
+        return Err(StoreError::corrupt(
+            NAME,
+            format!("it is longer than {MAX_CONFIG_LEN} bytes, which is the limit"),
+        ));
     }
-    let config = Config::decode(&objects.get(&Key::Config)?)?;
+    let config = Config::decode(&record)?;
     let access = config.access();
     Ok((config, access))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -48,6 +49,8 @@ pub(crate) enum Lie {
     RangesAreIgnored,
     /// Listings are empty.
     ListsNothing,
+    /// Listings begin with the last key.
+    ListsBackwards,
 }
 
 /// Memory, with requests counted and failures planned.
@@ -175,6 +178,11 @@ impl ObjectStore for FaultStore {
         }
         match self.next() {
             Some(fault) => Box::pin(futures::stream::iter([Err(Self::error(fault))])),
+            None if self.lie == Some(Lie::ListsBackwards) => {
+                let all = self.memory.list(prefix).collect::<Vec<_>>();
+                let backwards = all.map(|all| futures::stream::iter(all.into_iter().rev()));
+                Box::pin(backwards.flatten_stream())
+            }
             None => self.memory.list(prefix),
         }
     }

@@ -123,6 +123,42 @@ pub fn log(objects: &Objects, run: &RunName) -> Result<Log> {
     Ok(Log::new(records))
 }
 
+/// The newest commits that stand in a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recent {
+    /// The commits, newest first.
+    pub commits: Vec<Summary>,
+    /// How many records of the run are older than the last of them: commits, forgotten ones, and what is no commit.
+    pub older_records: u64,
+}
+
+/// The `most` newest commits that stand in `run`.
+///
+/// One listing page, a read, and one or two more for the next few hundred records; only as far back as it has to. What lies
+/// further back is not looked at: whether all of it is there, [`log`] tells.
+///
+/// # Errors
+/// * `NotFound`: there is no such run; the message names those there are.
+/// * `Corrupt`: a slot or rollup on the way is missing or damaged.
+pub fn recent(objects: &Objects, run: &RunName, most: usize) -> Result<Recent> {
+    let newest = newest_of(objects, run)?;
+    let mut backward = Backward::new(objects, &newest);
+    let mut commits = Vec::new();
+    let mut older_records = newest.slot.seq + 1;
+    while commits.len() < most {
+        let Some(commit) = backward.find(|_| true)? else {
+            older_records = 0;
+            break;
+        };
+        older_records = commit.seq;
+        commits.push(commit);
+    }
+    Ok(Recent {
+        commits,
+        older_records,
+    })
+}
+
 /// Record `seq` of the run whose newest slot is `newest`, forgotten or not: at most one read.
 ///
 /// # Errors

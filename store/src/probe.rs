@@ -22,7 +22,9 @@ const RACERS: u8 = 8;
 /// * `Backend`, `OutcomeUnknown`: the backend failed; run the command again.
 pub fn probe(objects: &Objects) -> Result<()> {
     let nonce = Nonce::random()?;
-    let result = conditional_create(objects, nonce).and_then(|()| race(objects, nonce));
+    let result = conditional_create(objects, nonce)
+        .and_then(|()| race(objects, nonce))
+        .and_then(|()| order(objects, nonce));
     for object in [ProbeObject::Twice, ProbeObject::Race] {
         match (&result, objects.delete_probe(nonce, object)) {
             (Ok(()), Err(error)) => return Err(error),
@@ -137,6 +139,18 @@ fn race(objects: &Objects, nonce: Nonce) -> Result<()> {
     Ok(())
 }
 
+/// The newest record of a run is the first of a listing, where the backend is said to sort.
+fn order(objects: &Objects, nonce: Nonce) -> Result<()> {
+    match objects.lists_in_order(&Prefix::Probe(nonce))? {
+        true => Ok(()),
+        false => Err(missing(
+            objects,
+            "sorted listings",
+            "two objects are not listed in the order of their keys",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +179,7 @@ mod tests {
             (Lie::RacersWin, "atomic conditional create"),
             (Lie::RangesAreIgnored, "ranged reads"),
             (Lie::ListsNothing, "listing after write"),
+            (Lie::ListsBackwards, "sorted listings"),
         ] {
             let objects = Objects::wrapping(Arc::new(FaultStore::lying(lie)));
             let error = probe(&objects).unwrap_err();

@@ -89,6 +89,61 @@ fn ten_thousand_commits() {
     assert_eq!(find_step(&objects, &run(), step_of(3)).unwrap().seq, 3);
 }
 
+/// Promise: the newest commits cost what lies between them and the end, and are those that the whole log ends with.
+#[test]
+fn recent_commits() {
+    let faults = Arc::new(FaultStore::new());
+    let objects = Objects::wrapping(faults.clone());
+    fabricate(&objects, &run(), 10_000);
+    let before = faults.requests();
+    let found = recent(&objects, &run(), 50).unwrap();
+    assert_eq!(faults.requests() - before, 3);
+    assert!((9_950..10_000).rev().eq(found.commits.iter().map(|s| s.seq)));
+    assert_eq!(found.older_records, 9_950);
+
+    for len in [1, 2, 16, 17, 40, 256, 257, 300, 513] {
+        let faults = Arc::new(FaultStore::new());
+        let objects = Objects::wrapping(faults.clone());
+        fabricate(&objects, &run(), len);
+        let log = log(&objects, &run()).unwrap();
+        for most in [0, 1, 2, 50, 600] {
+            let before = faults.requests();
+            let found = recent(&objects, &run(), most).unwrap();
+            let whole = log.commits().rev().take(most);
+            assert!(whole.eq(&found.commits), "{most} of {len}");
+            assert_eq!(
+                found.older_records,
+                len.saturating_sub(most as u64),
+                "{most} of {len}"
+            );
+            assert!(most > 50 || faults.requests() - before <= 4, "{most} of {len}");
+        }
+    }
+    let error = recent(&objects, &"lama".parse().unwrap(), 1).unwrap_err();
+    assert!(error.to_string().contains("llama"), "{error}");
+}
+
+/// Promise: what `tpde log` asks of a store that nothing is known of: five requests for the last fifty of 10 000, fewer than sixty
+/// for all of them.
+#[test]
+fn a_cold_log() {
+    let faults = Arc::new(FaultStore::new());
+    let objects = Objects::wrapping(faults.clone());
+    crate::config::init(&objects).unwrap();
+    fabricate(&objects, &run(), 10_000);
+    let cold = |ask: &dyn Fn(&Objects)| {
+        let before = faults.requests();
+        let store = crate::Store::over(objects.clone(), None).unwrap();
+        assert!(crate::tags::list(store.objects()).unwrap().is_empty());
+        ask(store.objects());
+        faults.requests() - before
+    };
+    let last = cold(&|objects| assert_eq!(recent(objects, &run(), 50).unwrap().commits.len(), 50));
+    assert_eq!(last, 5);
+    let all = cold(&|objects| assert_eq!(log(objects, &run()).unwrap().records().len(), 10_000));
+    assert_eq!(all, 44);
+}
+
 /// Promise: around every boundary of a rollup the log is whole and the chain holds.
 #[test]
 fn boundaries() {

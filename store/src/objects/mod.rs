@@ -7,10 +7,18 @@
 //! Every object is written once. [`Objects::create`] is the only primitive on which agreement between writers
 //! rests; everything else is named by its content and may be written by anybody, any number of times.
 
+mod answer;
+mod cloud;
 mod driver;
 mod durable;
+mod environment;
+mod location;
 mod open;
 mod outcome;
+mod pace;
+mod profile;
+mod s3;
+mod server;
 
 use std::fmt;
 use std::ops::Range;
@@ -28,9 +36,9 @@ use crate::keys::{Key, Prefix};
 use driver::Driver;
 use durable::Folders;
 use outcome::Doubt;
+use pace::Pace;
 
-/// How often a write that is safe to repeat is tried before its failure is reported.
-pub(crate) const WRITE_ATTEMPTS: usize = 3;
+pub use environment::Environment;
 
 /// What a conditional create did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +67,12 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
+    /// The same objects through a client that asks once: for writes.
+    writer: Arc<dyn ObjectStore>,
     driver: Driver,
     location: Arc<str>,
+    /// The address of the server, if there is one.
+    server: Option<Arc<str>>,
     /// Set on a local disk only.
     folders: Option<Arc<Folders>>,
     /// Whether listings come in lexicographic order, so that a first page is enough for the newest.
@@ -108,9 +120,11 @@ impl Objects {
     /// Requests run on a small runtime that the whole process shares. Listings are taken to be unsorted.
     pub fn over(store: Arc<dyn ObjectStore>, location: &str) -> Self {
         Self {
+            writer: Arc::clone(&store),
             store,
             driver: Driver::Runtime,
             location: location.into(),
+            server: None,
             folders: None,
             sorted: false,
         }
@@ -146,6 +160,29 @@ impl Objects {
         self.driver
             .run(async move { store.get(&path).await?.bytes().await })
             .map_err(|e| self.failed("get", key, e))
+    }
+
+    /// The whole object if it has at most `most_bytes`, its first `most_bytes` and one more otherwise; `None` if there is none.
+    ///
+    /// One request.
+    ///
+    /// # Errors
+    /// `Backend`: the disk or server failed, or something answers that is no store of objects.
+    pub(crate) fn get_bounded(&self, key: &Key, most_bytes: u64) -> Result<Option<Bytes>> {
+        let (store, at) = (Arc::clone(&self.store), path(key));
+        let got = self
+            .driver
+            .run(async move { store.get_range(&at, 0..most_bytes + 1).await });
+        match got {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if outcome::is_missing(&error) => Ok(None),
+            // Servers refuse any range of an empty object; what is no server of objects answers with something else.
+            Err(error) => match self.get(key) {
+                Ok(bytes) if bytes.is_empty() => Ok(Some(bytes)),
+                Ok(bytes) if answer::is_page(&bytes) => Err(self.failed("get", key, outcome::page())),
+                _ => Err(self.failed("get", key, error)),
+            },
+        }
     }
 
     /// Bytes `range` of the object; exactly `range.end - range.start` of them.
@@ -231,7 +268,7 @@ impl Objects {
     /// * `Corrupt`: other bytes are stored under this name, and `bytes` are not what it stands for.
     /// * `Backend`: the disk or server failed; run the command again.
     pub fn put_content(&self, key: &Key, bytes: Bytes) -> Result<Created> {
-        let mut attempt = 1;
+        let mut pace = self.pace();
         loop {
             let mode = match self.head(key)? {
                 None => PutMode::Create,
@@ -251,18 +288,18 @@ impl Objects {
             match self.try_put(key, bytes.clone(), mode) {
                 Ok(Created::New) => return Ok(Created::New),
                 // Somebody was faster: look at theirs.
-                Ok(Created::AlreadyExists) if attempt < WRITE_ATTEMPTS => {}
+                Ok(Created::AlreadyExists) if pace.again() => {}
                 Ok(Created::AlreadyExists) => return Ok(Created::AlreadyExists),
-                Err(error) if attempt < WRITE_ATTEMPTS && Doubt::of(&error) == Doubt::Unknown => {}
+                Err(error) if Doubt::of(&error) == Doubt::Unknown && pace.again() => {}
                 Err(error) => return Err(self.failed("put", key, error)),
             }
-            attempt += 1;
         }
     }
 
     /// Creates the object if, and only if, there is none.
     ///
-    /// Of any number of racing callers exactly one gets [`Created::New`]. One request, never repeated here.
+    /// Of any number of racing callers exactly one gets [`Created::New`]. One request; it is repeated only while the server says
+    /// that it did nothing because another create of this name was under way.
     ///
     /// # Errors
     /// * `OutcomeUnknown`: the answer was lost; read the object back to learn what happened.
@@ -279,20 +316,25 @@ impl Objects {
     }
 
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
-        let (store, path) = (Arc::clone(&self.store), path(key));
-        let options = PutOptions {
-            mode,
-            ..PutOptions::default()
-        };
-        let put = self
-            .driver
-            .run(async move { store.put_opts(&path, bytes.into(), options).await });
-        let created = match put {
-            Ok(_) => Created::New,
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Created::AlreadyExists
+        let mut pace = self.pace();
+        let created = loop {
+            let (writer, path, bytes) = (Arc::clone(&self.writer), path(key), bytes.clone());
+            let options = PutOptions::from(mode.clone());
+            let put = self
+                .driver
+                .run(async move { writer.put_opts(&path, bytes.into(), options).await });
+            match put {
+                Ok(_) => break Created::New,
+                Err(error) if outcome::is_undecided(&error) => {
+                    if !pace.again() {
+                        return Err(error);
+                    }
+                }
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    break Created::AlreadyExists;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         };
         if let Some(folders) = &self.folders {
             let settled = match created {
@@ -305,6 +347,11 @@ impl Objects {
             })?;
         }
         Ok(created)
+    }
+
+    /// The attempts of a write that is about to be made.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::of(self.driver)
     }
 
     /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
@@ -338,6 +385,13 @@ impl Objects {
     /// # Errors
     /// As [`Objects::list`].
     pub fn list_after(&self, prefix: &Prefix, offset: &Key) -> Result<Vec<Listed>> {
+        if !self.sorted && self.server.is_some() {
+            // Such a server cannot begin in the middle.
+            let after = offset.to_string();
+            let mut listed = self.list(prefix)?;
+            listed.retain(|l| l.key.to_string() > after);
+            return Ok(listed);
+        }
         let (store, folder, offset) = (Arc::clone(&self.store), folder(prefix), path(offset));
         self.collect(prefix, async move {
             store
@@ -412,6 +466,19 @@ impl Objects {
             .map_err(|e| self.failed("list", prefix, e))
     }
 
+    /// Whether the objects under `prefix` come in the order of their keys, where this backend is relied on for that.
+    pub(crate) fn lists_in_order(&self, prefix: &Prefix) -> Result<bool> {
+        if !self.sorted {
+            return Ok(true);
+        }
+        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
+        let listed: Vec<object_store::ObjectMeta> = self
+            .driver
+            .run(async move { store.list(folder.as_ref()).try_collect().await })
+            .map_err(|e| self.failed("list", prefix, e))?;
+        Ok(listed.is_sorted_by_key(|meta| meta.location.as_ref().to_owned()))
+    }
+
     /// Names of the folders directly under `prefix`, ascending. On a disk an empty folder counts.
     ///
     /// # Errors
@@ -457,7 +524,7 @@ impl Objects {
     }
 
     fn failed(&self, action: &'static str, key: &dyn fmt::Display, error: object_store::Error) -> StoreError {
-        outcome::describe(&self.location, action, key, error)
+        outcome::describe(&self.location, self.server.as_deref(), action, key, error)
     }
 }
 

@@ -1,24 +1,80 @@
 //! From what the user typed to a backend.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 
 use super::driver::Driver;
 use super::durable::{Folders, sync};
-use super::{Objects, outcome};
+use super::environment::Environment;
+use super::location::{Location, Service};
+use super::{Objects, cloud, outcome, s3};
 use crate::error::{Result, StoreError};
 
 impl Objects {
-    /// Opens the backend at `location`: a path, or a `file://` URL. The folder must exist.
+    /// Opens the backend at `location`: a path, a `file://` URL, or a place on a server such as `s3://bucket/prefix`. A folder
+    /// must exist.
+    ///
+    /// Servers' settings are the variables of this process. Nothing is asked of a server yet.
     ///
     /// # Errors
     /// * `NotFound`: there is no such folder; `tpde init` makes one.
-    /// * `Input`: the location is a file, or of a kind that this build does not know.
+    /// * `Input`: the location is a file, or of a kind that this build does not know, or a setting cannot be used.
+    /// * `Backend`: there are no credentials for the server; the message says what to set.
     pub fn open(location: &str) -> Result<Self> {
-        let root = local_path(location)?;
-        match std::fs::metadata(&root) {
+        Self::open_with(location, &Environment::of_process())
+    }
+
+    /// Opens the backend at `location` as [`Objects::open`] does, with variables of the caller's own.
+    ///
+    /// # Errors
+    /// As [`Objects::open`].
+    pub fn open_with(location: &str, environment: &Environment) -> Result<Self> {
+        match Location::parse(location)? {
+            Location::Folder(root) => Self::folder(location, &root),
+            Location::Memory => Ok(Self::memory()),
+            Location::Bucket {
+                service,
+                bucket,
+                prefix,
+            } => {
+                let open = match service {
+                    Service::S3 => s3::open,
+                    Service::Gs => cloud::gs,
+                    Service::Az => cloud::az,
+                };
+                let server = open(location, &bucket, prefix, environment)?;
+                Ok(Self {
+                    writer: server.writer,
+                    sorted: server.sorted,
+                    server: Some(server.address.into()),
+                    ..Self::over(server.reader, location)
+                })
+            }
+        }
+    }
+
+    /// Opens the backend at `location` as [`Objects::open`] does, making a folder first where there is none.
+    ///
+    /// # Errors
+    /// As for `open`; `Backend` if the folder cannot be made.
+    pub fn open_or_make(location: &str) -> Result<Self> {
+        if let Location::Folder(root) = Location::parse(location)? {
+            make_folder(&root).map_err(|e| match e.kind() {
+                std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => StoreError::input(
+                    location,
+                    "a file stands in the way, a store is a folder",
+                    "Choose another path",
+                ),
+                _ => unusable("make", location, e),
+            })?;
+        }
+        Self::open(location)
+    }
+
+    fn folder(location: &str, root: &Path) -> Result<Self> {
+        match std::fs::metadata(root) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
                 return Err(StoreError::input(
@@ -37,29 +93,13 @@ impl Objects {
         }
         let root = root.canonicalize().map_err(|e| unusable("open", location, e))?;
         let files = LocalFileSystem::new_with_prefix(&root)
-            .map_err(|e| outcome::describe(location, "open", &"the folder", e))?
+            .map_err(|e| outcome::describe(location, None, "open", &"the folder", e))?
             .with_fsync(true);
         Ok(Self {
             driver: Driver::Inline,
             folders: Some(Arc::new(Folders::new(root))),
             ..Self::over(Arc::new(files), location)
         })
-    }
-
-    /// Opens the backend at `location` as [`Objects::open`] does, making the folder first where there is none.
-    ///
-    /// # Errors
-    /// `Input` as for `open`; `Backend` if the folder cannot be made.
-    pub fn open_or_make(location: &str) -> Result<Self> {
-        make_folder(&local_path(location)?).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => StoreError::input(
-                location,
-                "a file stands in the way, a store is a folder",
-                "Choose another path",
-            ),
-            _ => unusable("make", location, e),
-        })?;
-        Self::open(location)
     }
 }
 
@@ -85,78 +125,12 @@ fn unusable(action: &'static str, location: &str, error: std::io::Error) -> Stor
         store: "folder",
         source: Box::new(error),
     };
-    outcome::describe(location, action, &"the folder", error)
-}
-
-/// The path that `location` names on this machine.
-fn local_path(location: &str) -> Result<PathBuf> {
-    let wrong = |detail: String| {
-        Err(StoreError::input(
-            format!("store location {location:?}"),
-            detail,
-            "Give a path, for example `/data/checkpoints`",
-        ))
-    };
-    if location.is_empty() {
-        return wrong("it is empty".to_owned());
-    }
-    let Some((scheme, rest)) = location.split_once("://") else {
-        return Ok(PathBuf::from(location));
-    };
-    match scheme {
-        "file" => {}
-        "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss" | "http" | "https" => {
-            return wrong(format!("{scheme}:// is not built in yet"));
-        }
-        _ => return wrong(format!("{scheme}:// is not a kind of store")),
-    }
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    if !path.starts_with('/') {
-        return wrong("a file URL names an absolute path, as in file:///data/store".to_owned());
-    }
-    match percent_decoded(path) {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => wrong("a % in it is not followed by two hexadecimal digits of UTF-8".to_owned()),
-    }
-}
-
-/// `%41` → `A`; `None` if an escape is broken or the result is not UTF-8.
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut pieces = text.split('%');
-    let mut out = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let hex = piece
-            .get(..2)
-            .filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        out.push(u8::from_str_radix(hex, 16).ok()?);
-        out.extend_from_slice(&piece.as_bytes()[2..]);
-    }
-    String::from_utf8(out).ok()
+    outcome::describe(location, None, action, &"the folder", error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Promise: every location is opened, or refused with its reason.
-    #[test]
-    fn locations() {
-        assert_eq!(local_path("a/b").unwrap(), PathBuf::from("a/b"));
-        assert_eq!(local_path("file:///a%20b").unwrap(), PathBuf::from("/a b"));
-        assert_eq!(local_path("file://localhost/a").unwrap(), PathBuf::from("/a"));
-        for (bad, reason) in [
-            ("", "empty"),
-            ("s3://bucket/x", "not built in yet"),
-            ("ftp://x", "not a kind of store"),
-            ("file://host/a", "absolute"),
-            ("file:///a%2", "hexadecimal"),
-            ("file:///a%+1", "hexadecimal"),
-            ("file:///%ff", "UTF-8"),
-        ] {
-            let text = local_path(bad).unwrap_err().to_string();
-            assert!(text.contains(reason), "{text}");
-        }
-    }
 
     /// Promise: a missing store names the command that makes it; a file in the way is an error, not a crash.
     #[test]
@@ -175,5 +149,56 @@ mod tests {
             let error = Objects::open_or_make(bad.to_str().unwrap()).unwrap_err();
             assert!(matches!(error, StoreError::Input { .. }), "{error}");
         }
+    }
+
+    /// Promise: settings that cannot be used are told before anything is sent, and what is used is never repeated.
+    #[test]
+    fn settings_of_servers() {
+        let key = [("AWS_ACCESS_KEY_ID", "ID"), ("AWS_SECRET_ACCESS_KEY", "SECRET")];
+        let with = |more: &[(&'static str, &'static str)]| {
+            let all = [&[("HOME", "/nonexistent")], more].concat();
+            Objects::open_with("s3://bucket/x", &all.into_iter().collect())
+        };
+        let opened = with(&key).unwrap();
+        assert!(opened.sorted && opened.local_root().is_none());
+        assert_eq!(
+            opened.server.as_deref(),
+            Some("https://s3.us-east-1.amazonaws.com")
+        );
+        let both = [
+            &key[..],
+            &[
+                ("AWS_REGION", "eu-west-1"),
+                ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/"),
+            ],
+        ]
+        .concat();
+        assert_eq!(with(&both).unwrap().server.as_deref(), Some("http://127.0.0.1:9"));
+        for (more, reason) in [
+            (&[("AWS_EC2_METADATA_DISABLED", "true")][..], "no credentials"),
+            (&key[..1], "AWS_SECRET_ACCESS_KEY is not"),
+            (&[("AWS_SECRET_ACCESS_KEY", "SECRET")], "AWS_ACCESS_KEY_ID is not"),
+            (&[("AWS_PROFILE", "gone")], "AWS_PROFILE=gone"),
+            (
+                &[key[0], key[1], ("AWS_ENDPOINT_URL", "storage.example.org")],
+                "AWS_ENDPOINT_URL",
+            ),
+            (
+                &[key[0], key[1], ("AWS_ENDPOINT_URL_S3", "https://u:p@host")],
+                "AWS_ENDPOINT_URL_S3",
+            ),
+        ] {
+            let text = with(more).unwrap_err().to_string();
+            assert!(text.contains(reason), "{reason}: {text}");
+            assert!(!text.contains("SECRET\"") && !text.contains("u:p"), "{text}");
+        }
+        let express = Objects::open_with("s3://b--use1-az4--x-s3", &key.into_iter().collect()).unwrap();
+        assert!(!express.sorted);
+        let error = Objects::open_with("az://container/x", &Environment::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"),
+            "{error}"
+        );
+        Objects::open_with("memory://", &Environment::default()).unwrap();
     }
 }

@@ -44,7 +44,7 @@ struct RunLog {
     run: String,
     checkpoints: Vec<Entry>,
     #[serde(skip)]
-    left_out: usize,
+    older_records: u64,
 }
 
 #[derive(Serialize)]
@@ -128,8 +128,11 @@ impl Answer for RunLog {
             size(stored_bytes),
             ratio(raw_bytes, stored_bytes)
         );
-        if self.left_out > 0 {
-            line.push_str(&format!("; {} older not shown", count(self.left_out as u64)));
+        if self.older_records > 0 {
+            line.push_str(&format!(
+                "; {} not shown",
+                counted(self.older_records, "older record")
+            ));
         }
         page.line(page.paint(Tone::Dim, &line));
     }
@@ -170,14 +173,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
 }
 
 fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<RunLog, Failure> {
-    let log = history::log(store.objects(), run)?;
-    let wanted = |s: &&Summary| s.action.is_commit() && (args.all || !log.is_forgotten(s.seq));
-    let all = log.records().iter().filter(wanted).count();
-    let shown = args.limit.unwrap_or(usize::MAX).min(all);
-    // The newest commit of each step.
-    let last: BTreeMap<u64, u64> = log.commits().map(|s| (s.step, s.seq)).collect();
-    let standing: BTreeSet<u64> = last.into_values().collect();
-    let entry = |s: &Summary| Entry {
+    let (commits, older_records) = commits_of(store, run, args)?;
+    // The newest commit of a step that stands is the one that counts.
+    let mut steps = BTreeSet::new();
+    let entry = |(s, forgotten): &(Summary, bool)| Entry {
         seq: s.seq,
         step: s.step,
         manifest: s.manifest.to_hex(),
@@ -187,21 +186,33 @@ fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<Ru
         ratio: ratio_of(s.totals.raw_bytes, s.totals.stored_bytes),
         tensors: s.totals.tensors,
         new_tensors: s.totals.new_tensors,
-        replaced: !standing.contains(&s.seq) && !log.is_forgotten(s.seq),
-        forgotten: log.is_forgotten(s.seq),
+        replaced: !forgotten && !steps.insert(s.step),
+        forgotten: *forgotten,
         metrics: s.action.metrics().map(by_name).unwrap_or_default(),
         tags: tagged.get(&(run.clone(), s.seq)).cloned().unwrap_or_default(),
     };
     Ok(RunLog {
         run: run.to_string(),
-        checkpoints: log
-            .records()
-            .iter()
-            .rev()
-            .filter(wanted)
-            .take(shown)
-            .map(entry)
-            .collect(),
-        left_out: all - shown,
+        checkpoints: commits.iter().map(entry).collect(),
+        older_records,
     })
+}
+
+/// The commits to list, newest first, each with whether it is forgotten, and how many records are older than the last of them.
+fn commits_of(store: &Store, run: &RunName, args: &Args) -> Result<(Vec<(Summary, bool)>, u64), Failure> {
+    let most = args.limit.unwrap_or(usize::MAX);
+    if args.limit.is_some() && !args.all {
+        let recent = history::recent(store.objects(), run, most)?;
+        let commits = recent.commits.into_iter().map(|commit| (commit, false));
+        return Ok((commits.collect(), recent.older_records));
+    }
+    let log = history::log(store.objects(), run)?;
+    let listed = |s: &&Summary| s.action.is_commit() && (args.all || !log.is_forgotten(s.seq));
+    let all: Vec<&Summary> = log.records().iter().rev().filter(listed).collect();
+    let shown = all
+        .iter()
+        .take(most)
+        .map(|s| ((*s).clone(), log.is_forgotten(s.seq)));
+    let older_records = all.get(most).map_or(0, |next| next.seq + 1);
+    Ok((shown.collect(), older_records))
 }

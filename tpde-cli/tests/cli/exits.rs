@@ -49,8 +49,8 @@ fn usage() {
         "tag best llama --delete",
         "tag deadbeef llama",
         "tag --delete",
-        "init s3://bucket/store",
-        "log --store s3://bucket/store",
+        "init s3://key@bucket/store",
+        "log --store s3://key@bucket/store",
         "log -q -v",
         "completions tcsh",
     ] {

@@ -136,7 +136,7 @@ fn log_limit() {
         .expect(0);
     let log = world.run("log -n 1").expect(0).out;
     assert!(
-        log.contains("llama\n") && log.contains("other\n") && log.contains("1 older not shown"),
+        log.contains("llama\n") && log.contains("other\n") && log.contains("1 older record not shown"),
         "{log}"
     );
     let runs = world.run("log -n 1 --json").json();

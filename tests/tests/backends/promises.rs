@@ -1,0 +1,285 @@
+//! What every backend promises, as checks that take any.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Barrier;
+use std::thread;
+
+use tpde_store::ids::PackId;
+use tpde_store::keys::{Key, Prefix};
+use tpde_store::objects::Created;
+use tpde_store::{Objects, Store, StoreError, VerifyLevel, config, history};
+use tpde_tests::{
+    Rng, assert_same_tree, bf16_weights, restore, run, save, train, training_state, verify, write_safetensors,
+};
+
+/// Opens an empty part of the backend, of that name, as a process of its own would; the same part if asked again.
+pub(crate) type Open<'a> = &'a (dyn Fn(&str) -> Objects + Sync);
+
+/// Every check on one backend.
+pub(crate) fn keep(open: Open<'_>) {
+    reads(open);
+    creates_once(open);
+    races_for_a_name(open);
+    lists(open);
+    content_is_put_and_mended(open);
+    large_objects(open);
+    becomes_a_store(open);
+    a_whole_round_trip(open);
+    races_for_a_run(open);
+}
+
+fn slot(seq: u64) -> Key {
+    Key::Slot(run(), seq)
+}
+
+/// What was created is read back whole, in parts and from the end; what was not is not there.
+fn reads(open: Open<'_>) {
+    let objects = open("reads");
+    let key = slot(7);
+    assert!(matches!(objects.get(&key), Err(StoreError::NotFound { .. })));
+    assert!(matches!(
+        objects.get_tail(&key, 1),
+        Err(StoreError::NotFound { .. })
+    ));
+    assert!(objects.get_range(&key, 0..1).is_err());
+    assert_eq!(objects.head(&key).unwrap(), None);
+    assert_eq!(objects.create(&key, "0123456789".into()).unwrap(), Created::New);
+    assert_eq!(objects.get(&key).unwrap(), "0123456789");
+    assert_eq!(objects.head(&key).unwrap(), Some(10));
+    assert_eq!(objects.get_range(&key, 2..5).unwrap(), "234");
+    assert_eq!(objects.get_range(&key, 0..10).unwrap(), "0123456789");
+    assert_eq!(objects.get_range(&key, 5..5).unwrap(), "");
+    for short in [8..11, 10..12, 20..22] {
+        let read = objects.get_range(&key, short);
+        assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+    }
+    for (len, tail) in [(0, ""), (1, "9"), (10, "0123456789"), (99, "0123456789")] {
+        let (bytes, size) = objects.get_tail(&key, len).unwrap();
+        assert_eq!((bytes.as_ref(), size), (tail.as_bytes(), 10));
+    }
+    objects.create(&slot(8), "".into()).unwrap();
+    assert_eq!(objects.get(&slot(8)).unwrap(), "");
+    assert_eq!(objects.get_tail(&slot(8), 4).unwrap(), ("".into(), 0));
+}
+
+/// A name is created once, and its bytes stay.
+fn creates_once(open: Open<'_>) {
+    let objects = open("once");
+    assert_eq!(objects.create(&slot(0), "first".into()).unwrap(), Created::New);
+    for other in ["first", "other", ""] {
+        let created = open("once").create(&slot(0), other.into()).unwrap();
+        assert_eq!(created, Created::AlreadyExists);
+    }
+    assert_eq!(objects.get(&slot(0)).unwrap(), "first");
+}
+
+/// Of sixteen that create one name at once one wins, fifty times over, and its bytes are what is stored.
+fn races_for_a_name(open: Open<'_>) {
+    const RACERS: u8 = 16;
+    let clients: Vec<Objects> = (0..RACERS).map(|_| open("race")).collect();
+    for round in 0..50 {
+        let start = Barrier::new(clients.len());
+        let winners: Vec<u8> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..RACERS)
+                .zip(&clients)
+                .map(|(racer, objects)| {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        let created = objects.create(&slot(round), vec![racer; 100].into()).unwrap();
+                        (created == Created::New).then_some(racer)
+                    })
+                })
+                .collect();
+            racers.into_iter().filter_map(|r| r.join().unwrap()).collect()
+        });
+        let [winner] = winners[..] else {
+            panic!("round {round} was won by {winners:?}");
+        };
+        assert_eq!(
+            clients[0].get(&slot(round)).unwrap(),
+            vec![winner; 100],
+            "round {round}"
+        );
+    }
+}
+
+/// Listings are whole over more than a page, in order, and keep to their folder; the newest come first.
+fn lists(open: Open<'_>) {
+    const SLOTS: u64 = 1_010;
+    thread::scope(|scope| {
+        for first in 0..8 {
+            scope.spawn(move || {
+                let objects = open("lists");
+                for seq in (first..SLOTS).step_by(8) {
+                    objects.create(&slot(seq), "s".into()).unwrap();
+                }
+            });
+        }
+    });
+    let objects = open("lists");
+    let near = Key::Slot("run2".parse().unwrap(), 5_000);
+    objects.create(&near, "s".into()).unwrap();
+    objects.create(&Key::Rollup(run(), 255), "r".into()).unwrap();
+
+    let slots = Prefix::Slots(run());
+    let expected: Vec<Key> = (0..SLOTS).rev().map(slot).collect();
+    let found: Vec<Key> = objects.list(&slots).unwrap().into_iter().map(|l| l.key).collect();
+    assert!(found == expected, "{} of {SLOTS}", found.len());
+    for most in [0, 1, 3, 1_005, 5_000] {
+        let newest = objects.list_newest(&slots, most).unwrap();
+        assert!(newest == expected[..most.min(expected.len())], "{most}");
+    }
+    let after = objects.list_after(&slots, &slot(2)).unwrap();
+    let after: Vec<Key> = after.into_iter().map(|l| l.key).collect();
+    assert_eq!(after, [slot(1), slot(0)]);
+    assert!(
+        objects
+            .list_newest(&Prefix::Rollups("run2".parse().unwrap()), 1)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(objects.list_folders(&Prefix::Runs).unwrap(), ["run", "run2"]);
+    assert_eq!(objects.list_folders(&Prefix::Root).unwrap(), ["rollups", "runs"]);
+    assert_eq!(objects.list(&Prefix::Root).unwrap().len() as u64, SLOTS + 2);
+    let other = open("lists2");
+    assert!(
+        other.list(&Prefix::Root).unwrap().is_empty(),
+        "a place that only begins with the same letters"
+    );
+}
+
+/// Content may be put again, and takes the place of damage.
+fn content_is_put_and_mended(open: Open<'_>) {
+    let objects = open("content");
+    let key = Key::Pack(PackId::of(b"pack"));
+    assert_eq!(objects.put_content(&key, "pack".into()).unwrap(), Created::New);
+    assert_eq!(
+        objects.put_content(&key, "pack".into()).unwrap(),
+        Created::AlreadyExists
+    );
+    let other = objects.put_content(&key, "other".into());
+    assert!(matches!(other, Err(StoreError::Corrupt { .. })), "{other:?}");
+    assert_eq!(objects.get(&key).unwrap(), "pack");
+    let damaged = Key::Pack(PackId::of(b"another"));
+    objects.create(&damaged, "a short".into()).unwrap();
+    assert_eq!(
+        objects.put_content(&damaged, "another".into()).unwrap(),
+        Created::New
+    );
+    assert_eq!(objects.get(&damaged).unwrap(), "another");
+}
+
+/// The largest pack goes in and comes out.
+fn large_objects(open: Open<'_>) {
+    let objects = open("large");
+    let bytes = bf16_weights(&mut Rng::new(5), 32 << 20);
+    assert_eq!(bytes.len(), 64 << 20);
+    let key = Key::Pack(PackId::of(&bytes));
+    assert_eq!(
+        objects.put_content(&key, bytes.clone().into()).unwrap(),
+        Created::New
+    );
+    assert!(objects.get(&key).unwrap() == bytes);
+    let middle = (40 << 20) + 1;
+    let range = objects
+        .get_range(&key, middle as u64..middle as u64 + 1_000_003)
+        .unwrap();
+    assert!(range == bytes[middle..middle + 1_000_003]);
+    let (tail, size) = objects.get_tail(&key, 65_537).unwrap();
+    assert!(tail == bytes[bytes.len() - 65_537..]);
+    assert_eq!(size, 64 << 20);
+}
+
+/// A store is made once of an empty place, and the probe leaves nothing.
+fn becomes_a_store(open: Open<'_>) {
+    let objects = open("store");
+    let missing = config::open(&objects).unwrap_err();
+    assert!(
+        matches!(missing, StoreError::NotFound { .. }) && missing.to_string().contains("tpde init"),
+        "{missing}"
+    );
+    let made = config::init(&objects).unwrap();
+    assert_eq!(config::open(&open("store")).unwrap().0, made);
+    let again = config::init(&objects).unwrap_err();
+    assert!(matches!(again, StoreError::Conflict { .. }), "{again}");
+    let left = objects.list(&Prefix::Root).unwrap();
+    assert!(matches!(&left[..], [only] if only.key == Key::Config), "{left:?}");
+    // Some servers keep folders, and sweep the empty ones later.
+    let folders = objects.list_folders(&Prefix::Root).unwrap();
+    assert!(folders.iter().all(|folder| folder == "probe"), "{folders:?}");
+}
+
+/// Saved, logged, restored and verified, each as a new process would.
+fn a_whole_round_trip(open: Open<'_>) {
+    config::init(&open("trip")).unwrap();
+    let store = || Store::over(open("trip"), None).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut state = training_state();
+    let at = |step: u64| scratch.path().join(format!("step{step}"));
+    for step in 0..3 {
+        train(&mut state, &mut Rng::new(step));
+        fs::create_dir(at(step)).unwrap();
+        fs::write(at(step).join("state.safetensors"), &state).unwrap();
+        fs::write(at(step).join("trainer.json"), format!("{{\"step\": {step}}}")).unwrap();
+        assert_eq!(save(&store(), &at(step), step).unwrap().seq, step);
+    }
+    let recent = history::recent(store().objects(), &run(), 2).unwrap();
+    let steps: Vec<u64> = recent.commits.iter().map(|c| c.step).collect();
+    assert_eq!((steps, recent.older_records), (vec![2, 1], 1));
+    for step in 0..3 {
+        let back = scratch.path().join(format!("back{step}"));
+        restore(&store(), &format!("run@{step}"), &back).unwrap();
+        assert_same_tree(&at(step), &back, "what was restored");
+    }
+    assert_eq!(verify(&store(), VerifyLevel::Restore).problems, []);
+}
+
+/// Of writers that save to one run at once none loses a commit, and none is told another's.
+fn races_for_a_run(open: Open<'_>) {
+    const WRITERS: u64 = 4;
+    const EACH: u64 = 6;
+    config::init(&open("writers")).unwrap();
+    save_at_once(&|| open("writers"), WRITERS, EACH);
+}
+
+/// Lets `writers` save `each` checkpoints to one run at once, through clients of their own; then checks the run.
+pub(crate) fn save_at_once(open: &(dyn Fn() -> Objects + Sync), writers: u64, each: u64) {
+    let seqs: Vec<u64> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..writers)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let store = Store::over(open(), None).unwrap();
+                    let scratch = tempfile::tempdir().unwrap();
+                    let file = scratch.path().join("m.safetensors");
+                    let steps = writer * 100..writer * 100 + each;
+                    let saved = steps.map(|step| {
+                        let weights = bf16_weights(&mut Rng::new(step), 500);
+                        write_safetensors(&file, &[("w", "BF16", vec![500], weights)]);
+                        let report = save(&store, scratch.path(), step).unwrap();
+                        assert!(!report.already_there, "step {step} was saved once");
+                        report.seq
+                    });
+                    saved.collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        writers.into_iter().flat_map(|w| w.join().unwrap()).collect()
+    });
+    let all = writers * each;
+    let told: BTreeSet<u64> = seqs.iter().copied().collect();
+    assert_eq!(told, (0..all).collect(), "{seqs:?}");
+    let store = Store::over(open(), None).unwrap();
+    assert_eq!(history::check_chain(store.objects(), &run()).unwrap(), all);
+    let steps: BTreeSet<u64> = history::log(store.objects(), &run())
+        .unwrap()
+        .commits()
+        .map(|c| c.step)
+        .collect();
+    assert_eq!(
+        steps,
+        (0..writers).flat_map(|w| w * 100..w * 100 + each).collect()
+    );
+    assert_eq!(verify(&store, VerifyLevel::Restore).problems, []);
+}
