@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, Sought};
+use crate::catalog::{Catalog, Sight, Sought};
 use crate::config::{self, Access, Config};
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
@@ -13,8 +13,8 @@ use crate::manifest::Manifest;
 use crate::objects::Objects;
 use crate::reference::{self, Resolved};
 
-/// A store of checkpoints.
-#[derive(Debug)]
+/// A store of checkpoints. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Store {
     objects: Objects,
     config: Config,
@@ -56,6 +56,14 @@ impl Store {
             access,
             catalog: Catalog::new(index),
         })
+    }
+
+    /// The same store for somebody for whom only some packs exist.
+    pub(crate) fn seeing(&self, sight: Sight) -> Self {
+        Self {
+            catalog: self.catalog.seeing(sight),
+            ..self.clone()
+        }
     }
 
     /// The objects behind it.
