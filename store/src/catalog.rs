@@ -164,11 +164,23 @@ pub(crate) struct Sight {
     pub(crate) hidden: Arc<HashSet<PackId>>,
     /// Nothing but these does, if this is set.
     pub(crate) only: Option<Arc<HashSet<PackId>>>,
+    /// No content but these does, if this is set.
+    pub(crate) contents: Option<Arc<HashSet<(ContentPrefix, Part)>>>,
 }
 
 impl Sight {
     fn sees(&self, pack: &PackId) -> bool {
         !self.hidden.contains(pack) && self.only.as_ref().is_none_or(|only| only.contains(pack))
+    }
+
+    /// Whether no content is left out.
+    pub(crate) fn contains_all(&self) -> bool {
+        self.contents.is_none()
+    }
+
+    fn sees_content(&self, sought: &Sought) -> bool {
+        let contents = self.contents.as_ref();
+        contents.is_none_or(|contents| contents.contains(&(sought.prefix, sought.part)))
     }
 }
 
@@ -234,6 +246,21 @@ impl Catalog {
     /// Whether a pack exists for whoever looks.
     pub(crate) fn sees(&self, pack: &PackId) -> bool {
         self.sight.sees(pack)
+    }
+
+    /// What exists for whoever looks.
+    pub(crate) fn sight(&self) -> &Sight {
+        &self.sight
+    }
+
+    /// Bytes of all pieces of a pack; 0 of one that cannot be read.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn pieces_bytes(&self, objects: &Objects, pack: PackId) -> Result<u64> {
+        let entries = self.entries(objects, pack)?;
+        let pieces = entries.iter().flat_map(|e| &e.entries).flat_map(|e| &e.pieces);
+        Ok(pieces.map(|range| range.end - range.start).sum())
     }
 
     /// From here on a pack does not exist for whoever looks.
@@ -316,7 +343,7 @@ impl Catalog {
         sought: &Sought,
         avoided: &Avoided,
     ) -> Result<Option<Piece>> {
-        if !self.sight.sees(&pack) || avoided.contains(&(pack, sought.prefix, sought.part)) {
+        if !self.sight.sees(&pack) || !self.sight.sees_content(sought) || avoided.contains(&(pack, sought.prefix, sought.part)) {
             return Ok(None);
         }
         let Some(entries) = self.entries(objects, pack)? else {

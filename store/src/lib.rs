@@ -8,7 +8,7 @@
 //! catalog     which piece of which pack holds some content
 //! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
-//! gc          what nothing needs goes
+//! repack      the same contents in fewer bytes                 gc      what nothing needs goes
 //! forget      commits out of the log, and back            reach   what the others need      salvage     pieces into new packs
 //! reference   run@step, tags, id prefixes → a manifest
 //! tags        names for checkpoints
@@ -68,6 +68,7 @@ pub mod probe;
 pub mod progress;
 mod reach;
 pub mod reference;
+pub mod repack;
 pub mod restore;
 pub mod roles;
 pub mod rollup;
@@ -100,6 +101,7 @@ pub use names::{RunName, TagName};
 pub use objects::Objects;
 pub use progress::{Progress, Silent, Stage};
 pub use reference::Resolved;
+pub use repack::{RepackReport, RepackRequest};
 pub use restore::{RestoreReport, RestoreRequest};
 pub use roles::Role;
 pub use save::{KeptWhole, SaveReport, SaveRequest};

@@ -14,6 +14,8 @@ pub enum Stage {
     Verify,
     /// Comparing tensors.
     Compare,
+    /// Finding out what is needed, and deleting what is not.
+    Collect,
     /// Decoding tensors to say where their bytes went.
     Explain,
 }

@@ -66,6 +66,11 @@ impl Store {
         }
     }
 
+    /// What exists for whoever holds this.
+    pub(crate) fn sight(&self) -> Sight {
+        self.catalog.sight().clone()
+    }
+
     /// The objects behind it.
     pub fn objects(&self) -> &Objects {
         &self.objects
@@ -121,7 +126,11 @@ impl Store {
         match Graph::resolve(&self.catalog, &self.objects, sought, hints) {
             Ok(graph) => Ok(Some(graph)),
             Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::warn!("stored again: {error}");
+                // Where only some contents exist, that is what is wanted.
+                match self.catalog.sight().contains_all() {
+                    true => tracing::warn!("stored again: {error}"),
+                    false => tracing::debug!("stored again: {error}"),
+                }
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{
-    completions, diff, explain, forget, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, diff, explain, forget, gc, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Forget(forget::Args),
     Undo(undo::Args),
     Policy(policy::Args),
+    Gc(gc::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

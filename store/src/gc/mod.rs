@@ -21,7 +21,7 @@ use crate::keys::{Key, Prefix};
 use crate::lease::{self, Standing};
 use crate::mark::{self, MAX_MARKED, Mark, Marked};
 use crate::objects::Created;
-use crate::progress::Progress;
+use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use spare::Proof;
 pub(crate) use survey::Survey;
@@ -113,9 +113,11 @@ impl Store {
     /// * `Newer`, `Backend`, `OutcomeUnknown`: the same again is harmless.
     pub fn gc(&self, request: &GcRequest, progress: &dyn Progress) -> Result<GcReport> {
         self.access().require_write()?;
+        progress.start(Stage::Collect, 0);
         let unfinished = self.objects().unfinished(request.grace)?;
         let mut report = self.collect(request, progress)?;
         report.unfinished = self.objects().remove_unfinished(&unfinished)?;
+        progress.finish();
         Ok(report)
     }
 
@@ -154,10 +156,8 @@ impl Store {
     /// What may go of all that is there, and what is said of the rest.
     fn doomed(&self, survey: &Survey, request: &GcRequest, now: u64) -> Result<(Doomed, GcReport)> {
         let old = |modified: u64| modified.saturating_add(millis(request.grace)) <= now;
-        let all: BTreeSet<_> = survey.packs.keys().copied().collect();
-        let spare = survey.spare(self, &all, Proof::Footers)?;
         let spare = Doomed {
-            packs: spare,
+            packs: survey.reclaimable_packs(self)?,
             manifests: survey.spare_manifests(),
         };
         let mut report = GcReport::default();
@@ -242,7 +242,10 @@ impl Store {
                 return Ok(given_up);
             };
             let who = lease::holder(self.objects(), first.id);
-            if request.patience.is_some_and(|patience| began.elapsed() >= patience) || progress.is_cancelled() {
+            if progress.is_cancelled() {
+                return Err(StoreError::interrupted("interrupted; nothing was deleted"));
+            }
+            if request.patience.is_some_and(|patience| began.elapsed() >= patience) {
                 return Err(StoreError::conflict(
                     format!("{} still at work: {who}", counted(left.len())),
                     "Run `tpde gc` again later, or with more --patience; nothing was deleted",

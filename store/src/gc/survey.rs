@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::catalog::Sight;
 use crate::error::{Result, StoreError};
-use crate::gc::{Amount, Doomed};
+use super::spare::Proof;
+use super::{Amount, Doomed};
 use crate::history::{self, Log};
 use crate::ids::{ManifestId, PackId};
 use crate::keys::{Key, Prefix};
@@ -52,6 +53,7 @@ impl Survey {
             sight: Sight {
                 hidden: Arc::new(others.packs.clone()),
                 only: Some(Arc::new(there)),
+                contents: None,
             },
             marked: others.manifests.iter().copied().collect(),
         })
@@ -82,7 +84,7 @@ impl Survey {
     }
 
     /// The manifest of a checkpoint that must be there.
-    pub(super) fn manifest(&self, store: &Store, id: ManifestId, name: &str) -> Result<crate::Manifest> {
+    pub(crate) fn manifest(&self, store: &Store, id: ManifestId, name: &str) -> Result<crate::Manifest> {
         let lost = |detail: String| StoreError::Corrupt {
             object: name.to_owned(),
             detail,
@@ -97,6 +99,34 @@ impl Survey {
             Err(StoreError::Corrupt { object, detail, .. }) => Err(lost(format!("{object}: {detail}"))),
             other => other,
         }
+    }
+
+    /// Packs that nothing live needs.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the checkpoint, if something live cannot be decoded; `Newer`, `Backend`.
+    pub(crate) fn reclaimable_packs(&self, store: &Store) -> Result<BTreeSet<PackId>> {
+        self.spare(store, &self.packs.keys().copied().collect(), Proof::Footers)
+    }
+
+    /// What nothing live needs, however young it is.
+    ///
+    /// # Errors
+    /// As [`Survey::reclaimable_packs`].
+    pub(crate) fn reclaimable(&self, store: &Store) -> Result<Amount> {
+        Ok(self.amount(&Doomed {
+            packs: self.reclaimable_packs(store)?,
+            manifests: self.spare_manifests(),
+        }))
+    }
+
+    /// Manifests that no record names: of saves that were cut short, or are not finished.
+    pub(crate) fn unnamed_manifests(&self) -> BTreeSet<ManifestId> {
+        let records = self.runs.iter().flat_map(|(_, log)| log.records());
+        let mut named: BTreeSet<ManifestId> = records.map(|record| record.manifest).collect();
+        named.extend(self.tags.iter().map(|tag| tag.target.manifest));
+        let there = self.manifests.keys().filter(|id| !named.contains(id));
+        there.copied().collect()
     }
 
     /// How much these are.

@@ -63,7 +63,7 @@ impl Lease {
         let marked = Marked::by(&marks);
         let sight = Sight {
             hidden: Arc::new(marked.packs.clone()),
-            only: None,
+            ..Sight::default()
         };
         Ok(Self {
             id,
@@ -86,6 +86,11 @@ impl Lease {
     /// Whether a manifest is in a mark, and so does not exist for its holder.
     pub(crate) fn is_marked(&self, manifest: ManifestId) -> bool {
         self.marked.manifests.contains(&manifest)
+    }
+
+    /// All that does not exist for its holder.
+    pub(crate) fn marked(&self) -> &Marked {
+        &self.marked
     }
 
     /// Whether anything is in a mark.

@@ -6,13 +6,15 @@
 //!                                     └ yes ─▶ manifest ─▶ slot
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::bases::Bases;
+use super::contents::Contents;
 use super::ids::Checkpoint;
 use super::limits::Limits;
-use super::{SaveReport, SaveRequest, bases, blobs, encode, tensors, writer};
+use super::{SaveReport, SaveRequest};
 use crate::clock::now_unix_ms;
 use crate::commit::{self, CommitOptions, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
@@ -22,7 +24,7 @@ use crate::ids::{ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::lease::Lease;
 use crate::manifest::{FileContent, Manifest};
-use crate::progress::{Progress, Stage};
+use crate::progress::Progress;
 use crate::reach::Reach;
 use crate::slot::StoredSlot;
 use crate::store::Store;
@@ -209,68 +211,27 @@ impl<'a> Attempt<'a> {
         tip: Option<ManifestId>,
         manifest: &mut Manifest,
     ) -> Result<Option<Stored>> {
-        let (store, request, checkpoint) = (lease.store(), self.request, self.checkpoint);
-        let bases = bases::Bases::new(store, newest, tip, request.parent)?;
-        let mut packs = writer::PackQueue::new(store, lease.id());
-        let mut relied = BTreeSet::new();
-        self.progress.start(Stage::Encode, checkpoint.raw_bytes());
-        let saver = tensors::TensorSaver {
-            encoder: encode::Encoder {
-                store,
-                checkpoint,
-                limits: Limits {
-                    max_depth: request.max_depth,
-                    max_restore_ratio: request.max_restore_ratio,
-                },
+        let (store, request) = (lease.store(), self.request);
+        let placed = Contents {
+            store,
+            lease: lease.id(),
+            checkpoint: self.checkpoint,
+            bases: &Bases::new(store, newest, tip, request.parent)?,
+            limits: Limits {
+                max_depth: request.max_depth,
+                max_restore_ratio: request.max_restore_ratio,
             },
-            bases: &bases,
-            progress: self.progress,
             archive: request.archive_weights,
             seq: newest.map_or(0, |newest| newest.slot.seq.saturating_add(1)),
+            progress: self.progress,
         };
-        let tensors = saver.save(&mut packs, &mut relied)?;
-        let blobs = blobs::store_blobs(
-            store,
-            checkpoint,
-            &bases,
-            &mut packs,
-            &mut relied,
-            self.progress,
-        )?;
-        let written_bytes = packs.finish()?;
-        self.progress.finish();
-        relied.extend(packs.written());
-        if !store.all_there(&relied)? {
+        let placed = placed.store()?;
+        if !store.all_there(&placed.relied)? {
             return Ok(None);
         }
-        let mut list = PackList::default();
-        let mut new_tensors = 0;
-        for (record, stored) in manifest.tensors.iter_mut().zip(&tensors) {
-            let holders = if stored.is_new {
-                packs.packs_of(record.id.as_bytes())
-            } else {
-                stored.packs.clone()
-            };
-            record.packs = holders.into_iter().map(|p| list.index(p)).collect();
-            record.rank = stored.rank;
-            (record.has_base, record.is_given) = (stored.has_base, stored.is_given);
-            record.stored_bytes = stored.stored_bytes;
-            record.changed_elems = stored.changed_elems;
-            record.max_ulp = stored.max_ulp;
-            manifest.archived_weights |= stored.is_cast;
-            new_tensors += u32::from(stored.is_new);
-        }
-        for (record, known) in manifest.blobs.iter_mut().zip(blobs) {
-            record.stored_bytes = known.stored_bytes;
-            let holder = known
-                .pack
-                .or_else(|| packs.packs_of(record.id.as_bytes()).first().copied());
-            record.pack = holder.map_or(0, |p| list.index(p));
-        }
-        manifest.packs = list.packs;
         Ok(Some(Stored {
-            bytes: written_bytes,
-            new_tensors,
+            bytes: placed.written_bytes,
+            new_tensors: placed.note_in(manifest),
         }))
     }
 }
@@ -317,21 +278,5 @@ impl Store {
             all = false;
         }
         Ok(all)
-    }
-}
-
-/// Packs, each once, in the order in which they were first named.
-#[derive(Debug, Default)]
-struct PackList {
-    packs: Vec<PackId>,
-    index_of: HashMap<PackId, u32>,
-}
-
-impl PackList {
-    fn index(&mut self, pack: PackId) -> u32 {
-        *self.index_of.entry(pack).or_insert_with(|| {
-            self.packs.push(pack);
-            count(self.packs.len() - 1)
-        })
     }
 }

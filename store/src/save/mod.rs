@@ -8,12 +8,13 @@
 //! between is an error, and the store is as it was: nothing refers to the packs that were written.
 
 mod attempt;
-mod bases;
+pub(crate) mod bases;
 mod blobs;
 mod choice;
+pub(crate) mod contents;
 mod encode;
-mod ids;
-mod limits;
+pub(crate) mod ids;
+pub(crate) mod limits;
 mod tensors;
 pub(crate) mod writer;
 
