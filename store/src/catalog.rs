@@ -263,6 +263,18 @@ impl Catalog {
         Ok(pieces.map(|range| range.end - range.start).sum())
     }
 
+    /// Every part of every content that a pack holds; none of one that cannot be read.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn contents_of(&self, objects: &Objects, pack: PackId) -> Result<Vec<(ContentHash, Part)>> {
+        let held = self.entries(objects, pack)?;
+        let entries = held.iter().flat_map(|held| &held.entries);
+        Ok(entries
+            .flat_map(|entry| (0..entry.pieces.len()).map(|piece| (entry.id, entry.part(piece))))
+            .collect())
+    }
+
     /// From here on a pack does not exist for whoever looks.
     pub(crate) fn hide(&mut self, pack: PackId) {
         Arc::make_mut(&mut self.sight.hidden).insert(pack);

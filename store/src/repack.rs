@@ -140,7 +140,7 @@ impl Store {
             hidden: Arc::new(hidden.clone()),
             ..store.sight()
         });
-        let mut used: BTreeMap<PackId, BTreeMap<u64, u64>> = HashMap::new();
+        let mut used: BTreeMap<PackId, BTreeMap<u64, u64>> = BTreeMap::new();
         let mut all: Vec<Manifest> = Vec::new();
         for (id, name) in survey.live() {
             let manifest = survey.manifest(store, id, &name)?;

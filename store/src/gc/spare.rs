@@ -58,6 +58,7 @@ impl Survey {
 
         let mut view = everything.clone();
         let mut spare = BTreeSet::new();
+        let mut proofs = Proofs::of(proof, &live);
         for pack in candidates {
             // What others are about to delete is theirs to delete.
             if self.sight.hidden.contains(&pack) {
@@ -65,7 +66,11 @@ impl Survey {
             }
             let of_pack: Vec<usize> = users.get(&pack).into_iter().flatten().copied().collect();
             view.catalog.hide(pack);
-            let Some(moved) = elsewhere(&view, &live, &of_pack, proof)? else {
+            let moved = match proofs.stay_whole(&everything, &view, pack, &live)? {
+                true => elsewhere(&view, &live, &of_pack, proof)?,
+                false => None,
+            };
+            let Some(moved) = moved else {
                 view.catalog.unhide(&pack);
                 continue;
             };
@@ -115,6 +120,64 @@ impl Survey {
             }
         }
         Ok(live)
+    }
+}
+
+/// What was found out of the copies that stay.
+struct Proofs {
+    wanted: Proof,
+    /// Where each live content is in the list.
+    places: HashMap<(ContentHash, Part), usize>,
+    /// Whether the copy that stays decodes.
+    found: HashMap<usize, bool>,
+}
+
+impl Proofs {
+    fn of(wanted: Proof, live: &[Live]) -> Self {
+        let places = live.iter().enumerate();
+        Self {
+            wanted,
+            places: places.map(|(at, content)| ((content.id, content.part), at)).collect(),
+            found: HashMap::new(),
+        }
+    }
+
+    /// Whether the live contents of which `pack` holds a copy that nobody reads decode from those that are read.
+    fn stay_whole(&mut self, everything: &Store, view: &Store, pack: PackId, live: &[Live]) -> Result<bool> {
+        if self.wanted == Proof::Footers {
+            return Ok(true);
+        }
+        for key in everything.catalog.contents_of(everything.objects(), pack)? {
+            let Some(&at) = self.places.get(&key) else {
+                continue;
+            };
+            let content = &live[at];
+            if content.packs.contains(&pack) {
+                continue;
+            }
+            let decodes = match self.found.get(&at) {
+                Some(&decodes) => decodes,
+                None => {
+                    let sought = Sought::whole(content.id, content.part);
+                    let graph = Graph::resolve(&view.catalog, view.objects(), &sought, &content.hints);
+                    let decodes = graph.and_then(|graph| decode(view, content.id, content.part, &graph));
+                    let decodes = match decodes {
+                        Ok(()) => true,
+                        Err(error @ StoreError::Corrupt { .. }) => {
+                            tracing::warn!("another copy stays: {error}");
+                            false
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    self.found.insert(at, decodes);
+                    decodes
+                }
+            };
+            if !decodes {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
