@@ -8,6 +8,7 @@
 //! catalog     which piece of which pack holds some content
 //! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
+//! repair      what can be saved of a damaged store            du      where the bytes are
 //! repack      the same contents in fewer bytes                 gc      what nothing needs goes
 //! forget      commits out of the log, and back            reach   what the others need      salvage     pieces into new packs
 //! reference   run@step, tags, id prefixes → a manifest
@@ -45,6 +46,8 @@ mod compress;
 pub mod config;
 mod content;
 pub mod diff;
+pub mod doctor;
+pub mod du;
 pub mod error;
 pub mod explain;
 #[cfg(test)]
@@ -69,6 +72,7 @@ pub mod progress;
 mod reach;
 pub mod reference;
 pub mod repack;
+pub mod repair;
 pub mod restore;
 pub mod roles;
 pub mod rollup;
@@ -81,6 +85,7 @@ pub mod stats;
 mod store;
 pub mod summary;
 pub mod tags;
+pub mod verified;
 pub mod verify;
 mod window;
 
@@ -89,6 +94,8 @@ pub use clock::now_unix_ms;
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
+pub use doctor::{Finding, Health};
+pub use du::{RunUsage, Usage};
 pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};

@@ -20,6 +20,8 @@ pub struct Store {
     config: Config,
     access: Access,
     pub(crate) catalog: Catalog,
+    /// This user's cache folder, if there is one.
+    pub(crate) cache: Option<PathBuf>,
 }
 
 impl Store {
@@ -55,6 +57,7 @@ impl Store {
             config,
             access,
             catalog: Catalog::new(index),
+            cache,
         })
     }
 

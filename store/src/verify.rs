@@ -220,6 +220,9 @@ impl Store {
             self.verify_contents(&tested, &mut report, progress)?;
         }
         report.finish(&read);
+        if request.only.is_none() {
+            self.note_verified(request.level, report.problems.len());
+        }
         Ok(report)
     }
 

@@ -6,7 +6,7 @@ use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{
-    completions, diff, explain, forget, gc, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save, show, stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -89,6 +89,10 @@ pub(crate) enum Command {
     Undo(undo::Args),
     Policy(policy::Args),
     Gc(gc::Args),
+    Repack(repack::Args),
+    Du(du::Args),
+    Doctor(doctor::Args),
+    Repair(repair::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

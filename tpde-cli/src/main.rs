@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, diff, explain, forget, gc, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save, show, stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
@@ -71,6 +71,10 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Stats(args) => stats::run(args, session),
         Command::Forget(args) => forget::run(args, session),
         Command::Gc(args) => gc::run(args, session),
+        Command::Repack(args) => repack::run(args, session),
+        Command::Repair(args) => repair::run(args, session),
+        Command::Du(args) => du::run(args, session),
+        Command::Doctor(args) => doctor::run(args, session),
         Command::Policy(args) => policy::run(args, session),
         Command::Undo(args) => undo::run(args, session),
         Command::Completions(args) => completions::run(args, session),

@@ -24,7 +24,7 @@ use crate::objects::Created;
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use spare::Proof;
-pub(crate) use survey::Survey;
+pub(crate) use survey::{Survey, list_all};
 
 /// How old something must be before it is deleted, unless the caller says otherwise: longer than any request is on its way.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -185,7 +185,7 @@ impl Store {
         Ok((doomed, report))
     }
 
-    fn put_mark(&self, mark: &Mark) -> Result<()> {
+    pub(crate) fn put_mark(&self, mark: &Mark) -> Result<()> {
         let mut pace = self.objects().pace();
         let bytes = Bytes::from(mark.encode());
         loop {

@@ -60,10 +60,6 @@ impl Survey {
         let mut spare = BTreeSet::new();
         let mut proofs = Proofs::of(proof, &live);
         for pack in candidates {
-            // What others are about to delete is theirs to delete.
-            if self.sight.hidden.contains(&pack) {
-                continue;
-            }
             let of_pack: Vec<usize> = users.get(&pack).into_iter().flatten().copied().collect();
             view.catalog.hide(pack);
             let moved = match proofs.stay_whole(&everything, &view, pack, &live)? {

@@ -152,7 +152,7 @@ impl Survey {
 }
 
 /// All packs and manifests that are there.
-pub(super) fn list_all(objects: &Objects) -> Result<(BTreeMap<PackId, Listed>, BTreeMap<ManifestId, Listed>)> {
+pub(crate) fn list_all(objects: &Objects) -> Result<(BTreeMap<PackId, Listed>, BTreeMap<ManifestId, Listed>)> {
     let packs = objects.list(&Prefix::Packs)?.into_iter();
     let packs = packs.filter_map(|listed| match listed.key {
         Key::Pack(id) => Some((id, listed)),

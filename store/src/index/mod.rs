@@ -5,6 +5,7 @@
 //!   └ <store id>/ lock          held while open; a second process does without a cache
 //!                 index/        sled
 //!                 index.bad-1/  the last one that was set aside
+//!                 verified.json when the store was last verified from here
 //! ```
 //! A miss never means that the content is absent, only that this cache does not know. A hit may be stale: the pack
 //! may be gone from the store, so confirm it before relying on it. On any doubt (an error, a panic, a row whose

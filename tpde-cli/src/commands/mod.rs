@@ -2,6 +2,8 @@
 
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod doctor;
+pub(crate) mod du;
 pub(crate) mod explain;
 pub(crate) mod forget;
 pub(crate) mod gc;
@@ -9,6 +11,8 @@ pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod policy;
+pub(crate) mod repack;
+pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod save;
 pub(crate) mod show;
