@@ -355,7 +355,10 @@ impl Catalog {
         sought: &Sought,
         avoided: &Avoided,
     ) -> Result<Option<Piece>> {
-        if !self.sight.sees(&pack) || !self.sight.sees_content(sought) || avoided.contains(&(pack, sought.prefix, sought.part)) {
+        if !self.sight.sees(&pack)
+            || !self.sight.sees_content(sought)
+            || avoided.contains(&(pack, sought.prefix, sought.part))
+        {
             return Ok(None);
         }
         let Some(entries) = self.entries(objects, pack)? else {

@@ -53,7 +53,11 @@ impl Store {
     /// # Errors
     /// `Backend` if the store cannot be listed at all. What else is wrong is a finding.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
-        let mut findings = vec![self.examine_backend(), self.examine_clock()?, self.examine_verified()];
+        let mut findings = vec![
+            self.examine_backend(),
+            self.examine_clock()?,
+            self.examine_verified(),
+        ];
         findings.push(self.examine_leases()?);
         findings.push(self.examine_marks());
         match Survey::take(self, &Marked::default()) {
@@ -110,7 +114,8 @@ impl Store {
         if let Err(error) = self.objects().delete(&key) {
             tracing::debug!(%error, "a scratch object stays");
         }
-        self.objects().remove_empty_folders(&[Prefix::Probe(nonce), Prefix::Probes]);
+        self.objects()
+            .remove_empty_folders(&[Prefix::Probe(nonce), Prefix::Probes]);
         let listed = match written {
             Ok(listed) => listed,
             Err(error) => {
@@ -125,7 +130,9 @@ impl Store {
         let server = listed.first().map_or(before, |listed| listed.modified_unix_ms);
         let after = before.saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         // Servers tell whole seconds.
-        let skew = server.saturating_sub(after).max(before.saturating_sub(server.saturating_add(999)));
+        let skew = server
+            .saturating_sub(after)
+            .max(before.saturating_sub(server.saturating_add(999)));
         let skew = Duration::from_millis(skew);
         let is_off = skew > MAX_SKEW;
         Ok(Finding {
@@ -133,7 +140,9 @@ impl Store {
             health: if is_off { Health::Notice } else { Health::Good },
             detail: match skew.as_secs() {
                 0 => "this machine and the store agree".to_owned(),
-                seconds => format!("this machine and the store are {seconds} s apart; nothing but shown times depends on it"),
+                seconds => format!(
+                    "this machine and the store are {seconds} s apart; nothing but shown times depends on it"
+                ),
             },
             advice: None,
         })
@@ -243,7 +252,12 @@ impl Store {
 
     fn examine_contents(&self, survey: &Survey) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
-        let total: u64 = survey.packs.values().chain(survey.manifests.values()).map(|l| l.size_bytes).sum();
+        let total: u64 = survey
+            .packs
+            .values()
+            .chain(survey.manifests.values())
+            .map(|l| l.size_bytes)
+            .sum();
         match survey.reclaimable(self) {
             Ok(spare) => {
                 #[expect(clippy::cast_precision_loss, reason = "a share")]
@@ -251,13 +265,23 @@ impl Store {
                 findings.push(Finding {
                     what: "contents",
                     health: Health::Good,
-                    detail: format!("every checkpoint that stands can be found: {} packs", survey.packs.len()),
+                    detail: format!(
+                        "every checkpoint that stands can be found: {} packs",
+                        survey.packs.len()
+                    ),
                     advice: None,
                 });
                 findings.push(Finding {
                     what: "reclaimable",
-                    health: if share >= MUCH { Health::Notice } else { Health::Good },
-                    detail: format!("{} bytes in {} packs that nothing needs", spare.bytes, spare.packs),
+                    health: if share >= MUCH {
+                        Health::Notice
+                    } else {
+                        Health::Good
+                    },
+                    detail: format!(
+                        "{} bytes in {} packs that nothing needs",
+                        spare.bytes, spare.packs
+                    ),
                     advice: (share >= MUCH).then(|| "tpde gc".to_owned()),
                 });
             }
@@ -275,7 +299,9 @@ impl Store {
             health: Health::Good,
             detail: match unnamed {
                 0 => "none".to_owned(),
-                n => format!("{n} manifests of saves that were cut short or are not finished: small, and harmless"),
+                n => format!(
+                    "{n} manifests of saves that were cut short or are not finished: small, and harmless"
+                ),
             },
             advice: None,
         });

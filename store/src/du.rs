@@ -101,7 +101,10 @@ impl Store {
                 if owner == Owner::Tag && several {
                     continue;
                 }
-                manifests.entry(id).and_modify(|of| *of = Owner::Several).or_insert(owner);
+                manifests
+                    .entry(id)
+                    .and_modify(|of| *of = Owner::Several)
+                    .or_insert(owner);
                 let manifest = self.named_manifest(id)?;
                 for (content, part, hints) in contents(&manifest) {
                     let sought = Sought::whole(content, part);
@@ -151,7 +154,9 @@ impl Store {
             Some((listed.size_bytes, *owner))
         });
         let needed = pieces.iter().filter(|((pack, _), _)| !spare.contains(pack));
-        let needed = needed.map(|(_, found)| *found).inspect(|(len, _)| in_packs += len);
+        let needed = needed
+            .map(|(_, found)| *found)
+            .inspect(|(len, _)| in_packs += len);
         for (len, owner) in needed.collect::<Vec<_>>().into_iter().chain(sizes) {
             match owner {
                 Owner::Run(at) => usage.runs[at].own_bytes += len,

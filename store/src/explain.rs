@@ -191,7 +191,9 @@ impl Store {
             .flat_map(|t| t.packs.iter().map(|&p| pack(p)))
             .collect();
         packs.extend(new_blobs.map(|b| pack(b.pack)));
-        let lease = manifest.lease.map(|lease| *BlobId::of(lease.as_bytes()).as_bytes());
+        let lease = manifest
+            .lease
+            .map(|lease| *BlobId::of(lease.as_bytes()).as_bytes());
         for pack in packs {
             let entries = read_entries(self.objects(), pack)?;
             let pieces: u64 = entries

@@ -118,7 +118,9 @@ impl FaultStore {
         let due = self.meanwhile.lock().take_if(|(at, _)| *at <= index);
         if let Some((_, what)) = due {
             // Requests of its own need a thread of their own: this one is in the middle of one.
-            std::thread::spawn(what).join().expect("what is done meanwhile does not fail");
+            std::thread::spawn(what)
+                .join()
+                .expect("what is done meanwhile does not fail");
         }
         let (start, plan) = (*self.plan.lock())?;
         let from = start + plan.from;

@@ -145,11 +145,13 @@ mod tests {
 
     fn any_mark() -> impl Strategy<Value = Mark> {
         let ids = || prop::collection::btree_set(any::<[u8; 32]>(), 0..4);
-        (any::<[u8; 16]>(), any::<u64>(), ids(), ids()).prop_map(|(id, created_unix_ms, packs, manifests)| Mark {
-            id: MarkId::from_bytes(id),
-            created_unix_ms,
-            packs: packs.into_iter().map(PackId::from_bytes).collect(),
-            manifests: manifests.into_iter().map(ManifestId::from_bytes).collect(),
+        (any::<[u8; 16]>(), any::<u64>(), ids(), ids()).prop_map(|(id, created_unix_ms, packs, manifests)| {
+            Mark {
+                id: MarkId::from_bytes(id),
+                created_unix_ms,
+                packs: packs.into_iter().map(PackId::from_bytes).collect(),
+                manifests: manifests.into_iter().map(ManifestId::from_bytes).collect(),
+            }
         })
     }
 
@@ -172,9 +174,14 @@ mod tests {
     fn damage_is_not_passed_over() {
         let objects = Objects::memory();
         let id = MarkId::from_bytes([7; 16]);
-        objects.create(&Key::Mark(id), Bytes::from_static(b"no mark")).unwrap();
+        objects
+            .create(&Key::Mark(id), Bytes::from_static(b"no mark"))
+            .unwrap();
         let error = all(&objects, None).unwrap_err();
-        assert!(matches!(&error, StoreError::Corrupt { hint, .. } if hint.contains("delete that object")), "{error}");
+        assert!(
+            matches!(&error, StoreError::Corrupt { hint, .. } if hint.contains("delete that object")),
+            "{error}"
+        );
         assert!(all(&objects, Some(id)).unwrap().is_empty());
     }
 }

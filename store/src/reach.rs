@@ -28,7 +28,11 @@ pub(crate) fn contents(manifest: &Manifest) -> impl Iterator<Item = (ContentHash
         let hints = hints(manifest, record);
         slices(record).map(move |(number, ..)| {
             let dtype = record.dtype;
-            (*record.id.as_bytes(), Part::Slice { dtype, number }, hints.clone())
+            (
+                *record.id.as_bytes(),
+                Part::Slice { dtype, number },
+                hints.clone(),
+            )
         })
     });
     let blobs = manifest.blobs.iter().map(|blob| {

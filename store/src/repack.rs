@@ -80,10 +80,17 @@ impl Store {
     pub fn repack(&self, request: &RepackRequest, progress: &dyn Progress) -> Result<RepackReport> {
         self.access().require_write()?;
         // Nothing is recorded, so a lease that was lost costs the new packs at worst.
-        under_lease(self, "repack", |lease| self.repack_under(lease, request, progress).map(Some))
+        under_lease(self, "repack", |lease| {
+            self.repack_under(lease, request, progress).map(Some)
+        })
     }
 
-    fn repack_under(&self, lease: &Lease, request: &RepackRequest, progress: &dyn Progress) -> Result<RepackReport> {
+    fn repack_under(
+        &self,
+        lease: &Lease,
+        request: &RepackRequest,
+        progress: &dyn Progress,
+    ) -> Result<RepackReport> {
         let store = lease.store();
         let survey = Survey::take(store, lease.marked())?;
         let mut report = RepackReport {
@@ -149,7 +156,9 @@ impl Store {
                 let graph = Graph::resolve(&needed.catalog, store.objects(), &sought, &hints)?;
                 for node in graph.nodes() {
                     let range = node.piece.range();
-                    used.entry(node.piece.pack).or_default().insert(range.start, range.end);
+                    used.entry(node.piece.pack)
+                        .or_default()
+                        .insert(range.start, range.end);
                 }
             }
             all.push(manifest);
@@ -158,7 +167,10 @@ impl Store {
         for (pack, pieces) in &used {
             let needed_bytes: u64 = pieces.iter().map(|(start, end)| end - start).sum();
             let pieces_bytes = store.catalog.pieces_bytes(store.objects(), *pack)?;
-            #[expect(clippy::cast_precision_loss, reason = "a share; packs are far below 2^52 bytes")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a share; packs are far below 2^52 bytes"
+            )]
             let share = needed_bytes as f64 / pieces_bytes.max(1) as f64;
             if share < request.min_used {
                 emptied.insert(*pack);
@@ -216,8 +228,15 @@ fn rebase(
         None => tempfile::tempdir(),
     };
     let scratch = scratch.map_err(|e| {
-        let what = request.scratch.as_ref().map_or("the scratch folder".to_owned(), |f| f.display().to_string());
-        StoreError::input(what, in_words(&e), "Name a folder with room for one checkpoint with --scratch")
+        let what = request
+            .scratch
+            .as_ref()
+            .map_or("the scratch folder".to_owned(), |f| f.display().to_string());
+        StoreError::input(
+            what,
+            in_words(&e),
+            "Name a folder with room for one checkpoint with --scratch",
+        )
     })?;
     let target = scratch.path().join("checkpoint");
     let restore = RestoreRequest {

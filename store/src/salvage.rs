@@ -75,12 +75,13 @@ impl<'s> Salvage<'s> {
             ..needed
         };
         needs.base = needs.base.map(|base| of(base, node.base));
-        needs.given = needs.given.map(|(relation, given)| (relation, of(given, node.given)));
+        needs.given = needs
+            .given
+            .map(|(relation, given)| (relation, of(given, node.given)));
         let content = match (entry.content, piece.part()) {
-            (Content::Slices { dtype, .. }, Part::Slice { number, .. }) => Content::Slices {
-                dtype,
-                first: number,
-            },
+            (Content::Slices { dtype, .. }, Part::Slice { number, .. }) => {
+                Content::Slices { dtype, first: number }
+            }
             (content, _) => content,
         };
         let bytes = self

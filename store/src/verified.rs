@@ -30,10 +30,16 @@ impl Store {
             return Ok(None);
         };
         let unreadable = |detail: String| {
-            StoreError::input(path.display().to_string(), detail, "Run `tpde verify`, which writes it anew")
+            StoreError::input(
+                path.display().to_string(),
+                detail,
+                "Run `tpde verify`, which writes it anew",
+            )
         };
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| unreadable(e.to_string())),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| unreadable(e.to_string())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(unreadable(e.to_string())),
         }

@@ -6,7 +6,8 @@ use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{
-    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save, show, stats, tag, undo, verify,
+    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save,
+    show, stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 

@@ -39,7 +39,10 @@ pub(crate) enum Moment {
 impl Moment {
     /// Whether the first signal waits for the job.
     fn waits(self) -> bool {
-        matches!(self, Self::Committing | Self::Collecting | Self::Restoring | Self::Answering)
+        matches!(
+            self,
+            Self::Committing | Self::Collecting | Self::Restoring | Self::Answering
+        )
     }
 
     /// What to say when the command ends here, and what to do next.

@@ -26,7 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save, show, stats, tag, undo, verify,
+    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save,
+    show, stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};

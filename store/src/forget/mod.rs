@@ -164,7 +164,9 @@ impl Store {
         let wanted: Vec<Summary> = last_forgotten(&log).into_iter().cloned().collect();
         let mut recorded = false;
         under_lease(self, &format!("undo {run}"), |lease| {
-            let undone = self.put_back(lease, run, &wanted, recorded, now_unix_ms).map(Some);
+            let undone = self
+                .put_back(lease, run, &wanted, recorded, now_unix_ms)
+                .map(Some);
             recorded = true;
             undone
         })
@@ -191,7 +193,11 @@ impl Store {
                 (false, false) if recorded => wrong.push(commit.clone()),
                 _ => {}
             }
-            let list = if is_whole { &mut undone.back } else { &mut undone.lost };
+            let list = if is_whole {
+                &mut undone.back
+            } else {
+                &mut undone.lost
+            };
             list.push(commit.clone());
         }
         self.append_sets(run, &wrong, Action::Forget, now_unix_ms)?;

@@ -137,7 +137,10 @@ impl Store {
         };
         self.put_mark(&mark)?;
         let marked = Instant::now();
-        let wrote = self.written_at(id)?;
+        let Some(wrote) = self.written_at(id)? else {
+            // Another gc deleted all that it lists, and then the mark: nothing is left to do.
+            return Ok(report);
+        };
         let now = || wrote.saturating_add(millis(marked.elapsed()));
         let waited = self.wait_for_writers(request, &now, progress);
         let swept = waited.and_then(|given_up| {
@@ -178,7 +181,12 @@ impl Store {
             }
         }
         let times = young.packs.iter().map(|p| survey.packs[p].modified_unix_ms);
-        let times = times.chain(young.manifests.iter().map(|m| survey.manifests[m].modified_unix_ms));
+        let times = times.chain(
+            young
+                .manifests
+                .iter()
+                .map(|m| survey.manifests[m].modified_unix_ms),
+        );
         report.young_until_unix_ms = times.max().map_or(0, |t| t.saturating_add(millis(request.grace)));
         report.young = survey.amount(&young);
         report.kept = survey.kept(&[&doomed, &young]);
@@ -198,16 +206,11 @@ impl Store {
         }
     }
 
-    /// When a mark was written, by the server's clock.
-    fn written_at(&self, id: MarkId) -> Result<u64> {
+    /// When a mark was written, by the server's clock; `None` if it is gone.
+    fn written_at(&self, id: MarkId) -> Result<Option<u64>> {
         let listed = self.objects().list(&Prefix::Marks)?;
         let own = listed.iter().find(|listed| listed.key == Key::Mark(id));
-        own.map(|own| own.modified_unix_ms).ok_or_else(|| {
-            StoreError::conflict(
-                "the mark of this gc vanished while it was at work",
-                "Run `tpde gc` again, and nothing that deletes from the store by other ways",
-            )
-        })
+        Ok(own.map(|own| own.modified_unix_ms))
     }
 
     /// Waits until every lease that stands has ended, and fences those that are not renewed. Says who was given up.
@@ -245,7 +248,10 @@ impl Store {
             if progress.is_cancelled() {
                 return Err(StoreError::interrupted("interrupted; nothing was deleted"));
             }
-            if request.patience.is_some_and(|patience| began.elapsed() >= patience) {
+            if request
+                .patience
+                .is_some_and(|patience| began.elapsed() >= patience)
+            {
                 return Err(StoreError::conflict(
                     format!("{} still at work: {who}", counted(left.len())),
                     "Run `tpde gc` again later, or with more --patience; nothing was deleted",
@@ -272,8 +278,18 @@ impl Store {
                 .collect(),
         };
         let marked = Doomed {
-            packs: own.packs.iter().filter(|p| survey.packs.contains_key(p)).copied().collect(),
-            manifests: own.manifests.iter().filter(|m| survey.manifests.contains_key(m)).copied().collect(),
+            packs: own
+                .packs
+                .iter()
+                .filter(|p| survey.packs.contains_key(p))
+                .copied()
+                .collect(),
+            manifests: own
+                .manifests
+                .iter()
+                .filter(|m| survey.manifests.contains_key(m))
+                .copied()
+                .collect(),
         };
         let (going, all) = (survey.amount(&doomed), survey.amount(&marked));
         report.spared = all.less(going);
@@ -311,7 +327,10 @@ impl Store {
             let modified = listed.iter().find(|l| l.key == Key::Mark(mark.id));
             let age = modified.map(|l| now.saturating_sub(l.modified_unix_ms));
             let is_empty = !mark.packs.iter().any(|pack| packs.contains_key(pack))
-                && !mark.manifests.iter().any(|manifest| manifests.contains_key(manifest));
+                && !mark
+                    .manifests
+                    .iter()
+                    .any(|manifest| manifests.contains_key(manifest));
             if is_empty && age.is_some_and(|age| age >= millis(request.grace)) {
                 self.objects().delete(&Key::Mark(mark.id))?;
                 report.retired_marks += 1;

@@ -133,7 +133,9 @@ impl Proofs {
         let places = live.iter().enumerate();
         Self {
             wanted,
-            places: places.map(|(at, content)| ((content.id, content.part), at)).collect(),
+            places: places
+                .map(|(at, content)| ((content.id, content.part), at))
+                .collect(),
             found: HashMap::new(),
         }
     }
@@ -208,7 +210,10 @@ fn elsewhere(
         }
     }
     Ok(Some(
-        moved.into_iter().map(|(at, graph)| (at, packs_of(&graph))).collect(),
+        moved
+            .into_iter()
+            .map(|(at, graph)| (at, packs_of(&graph)))
+            .collect(),
     ))
 }
 

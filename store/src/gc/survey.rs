@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::catalog::Sight;
-use crate::error::{Result, StoreError};
 use super::spare::Proof;
 use super::{Amount, Doomed};
+use crate::catalog::Sight;
+use crate::error::{Result, StoreError};
 use crate::history::{self, Log};
 use crate::ids::{ManifestId, PackId};
 use crate::keys::{Key, Prefix};
@@ -93,7 +93,10 @@ impl Survey {
             ),
         };
         if self.marked.contains(&id) {
-            return Err(lost(format!("another gc is about to delete its manifest {}", id.short())));
+            return Err(lost(format!(
+                "another gc is about to delete its manifest {}",
+                id.short()
+            )));
         }
         match store.named_manifest(id) {
             Err(StoreError::Corrupt { object, detail, .. }) => Err(lost(format!("{object}: {detail}"))),
@@ -145,14 +148,22 @@ impl Survey {
         let all = Amount {
             packs: self.packs.len() as u64,
             manifests: self.manifests.len() as u64,
-            bytes: self.packs.values().chain(self.manifests.values()).map(|l| l.size_bytes).sum(),
+            bytes: self
+                .packs
+                .values()
+                .chain(self.manifests.values())
+                .map(|l| l.size_bytes)
+                .sum(),
         };
-        but.iter().fold(all, |left, doomed| left.less(self.amount(doomed)))
+        but.iter()
+            .fold(all, |left, doomed| left.less(self.amount(doomed)))
     }
 }
 
 /// All packs and manifests that are there.
-pub(crate) fn list_all(objects: &Objects) -> Result<(BTreeMap<PackId, Listed>, BTreeMap<ManifestId, Listed>)> {
+pub(crate) fn list_all(
+    objects: &Objects,
+) -> Result<(BTreeMap<PackId, Listed>, BTreeMap<ManifestId, Listed>)> {
     let packs = objects.list(&Prefix::Packs)?.into_iter();
     let packs = packs.filter_map(|listed| match listed.key {
         Key::Pack(id) => Some((id, listed)),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::Objects;
 use crate::config;
 use crate::faults::FaultStore;
 use crate::forget::Selection;
@@ -13,7 +14,6 @@ use crate::progress::Silent;
 use crate::restore::RestoreRequest;
 use crate::save::SaveRequest;
 use crate::tags::Target;
-use crate::Objects;
 
 /// Collects at once, and gives up every writer that it meets.
 fn ruthless() -> GcRequest {
@@ -59,7 +59,10 @@ impl World {
             let source = out.join(step.to_string());
             fs::create_dir(&source).unwrap();
             bytes[step * 100] ^= 1;
-            let header = format!(r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#, bytes.len());
+            let header = format!(
+                r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#,
+                bytes.len()
+            );
             let mut file = (header.len() as u64).to_le_bytes().to_vec();
             file.extend_from_slice(header.as_bytes());
             file.extend_from_slice(&bytes);
@@ -105,7 +108,10 @@ impl World {
             for name in ["m.safetensors", "state.json"] {
                 // Step 10 + n has the content of step n.
                 let source = self.out.join((commit.step % 10).to_string());
-                assert_eq!(fs::read(target.join(name)).unwrap(), fs::read(source.join(name)).unwrap());
+                assert_eq!(
+                    fs::read(target.join(name)).unwrap(),
+                    fs::read(source.join(name)).unwrap()
+                );
             }
         }
     }
@@ -113,7 +119,9 @@ impl World {
 
 fn save(store: &Store, out: &Path, content: usize, step: usize) -> Result<()> {
     let source = out.join(content.to_string());
-    store.save(&SaveRequest::new(source, run(), step as u64), &Silent).map(drop)
+    store
+        .save(&SaveRequest::new(source, run(), step as u64), &Silent)
+        .map(drop)
 }
 
 fn forget(store: &Store, seqs: &[u64]) {
@@ -186,7 +194,10 @@ fn collects() {
     assert!(store.objects().list(&Prefix::Marks).unwrap().is_empty());
     world.check(&server);
     assert!(matches!(store.undo(&run(), 2), Err(StoreError::Conflict { .. })));
-    assert_eq!(store.gc(&ruthless(), &Silent).unwrap().collected, Amount::default());
+    assert_eq!(
+        store.gc(&ruthless(), &Silent).unwrap().collected,
+        Amount::default()
+    );
     save(&store, &world.out, 3, 13).unwrap();
     world.check(&server);
 }
@@ -221,10 +232,9 @@ fn gc_within_a_save() {
 fn gc_within_an_undo_and_a_tag() {
     let world = World::new();
     forget(&opened(&world.server), &[3]);
-    let works: [&dyn Fn(&Store) -> Result<()>; 2] = [
-        &|store| store.undo(&run(), 2).map(drop),
-        &|store| store.tag(&"good".parse()?, &target(store, 3), false, 2).map(drop),
-    ];
+    let works: [&dyn Fn(&Store) -> Result<()>; 2] = [&|store| store.undo(&run(), 2).map(drop), &|store| {
+        store.tag(&"good".parse()?, &target(store, 3), false, 2).map(drop)
+    }];
     for work in works {
         for request in [ruthless(), polite()] {
             at_every_request(
@@ -337,14 +347,21 @@ fn repacked_and_collected() {
     assert!(done.collected.packs >= 5, "{done:?}");
     world.check(&server);
     assert_eq!(log(), before);
-    let again = opened(&server).repack(&crate::RepackRequest::default(), &Silent).unwrap();
-    assert_eq!((again.rebased, again.emptied_packs, again.written_bytes), (0, 0, 0));
+    let again = opened(&server)
+        .repack(&crate::RepackRequest::default(), &Silent)
+        .unwrap();
+    assert_eq!(
+        (again.rebased, again.emptied_packs, again.written_bytes),
+        (0, 0, 0)
+    );
 }
 
 /// Bytes of the manifests of what is forgotten.
 fn store_bytes(log: &history::Log, store: &Store) -> u64 {
     let forgotten = log.forgotten().map(|commit| Key::Manifest(commit.manifest));
-    forgotten.map(|key| store.objects().head(&key).unwrap().unwrap()).sum()
+    forgotten
+        .map(|key| store.objects().head(&key).unwrap().unwrap())
+        .sum()
 }
 
 /// Promise: a repack with a whole gc or save before any of its requests loses nothing.

@@ -8,8 +8,8 @@
 //! clock: a lease that was not renewed for long is *fenced*, and a writer that finds its fence has not saved anything yet.
 
 mod record;
-mod secure;
 mod renewal;
+mod secure;
 
 use std::sync::Arc;
 
@@ -169,7 +169,8 @@ pub(crate) struct Standing {
 /// # Errors
 /// `Backend`: as for every listing.
 pub(crate) fn standing(objects: &Objects) -> Result<Vec<Standing>> {
-    let mut leases: std::collections::BTreeMap<[u8; 16], (Standing, bool)> = std::collections::BTreeMap::new();
+    let mut leases: std::collections::BTreeMap<[u8; 16], (Standing, bool)> =
+        std::collections::BTreeMap::new();
     for listed in objects.list(&Prefix::Leases)? {
         let (id, is_fence) = match listed.key {
             Key::Lease(id, _) => (id, false),
@@ -200,7 +201,10 @@ pub(crate) fn holder(objects: &Objects, id: LeaseId) -> String {
         Record::decode(&bytes).ok()
     });
     match record {
-        Some(record) => format!("`{}` on {} (process {})", record.work, record.host, record.process),
+        Some(record) => format!(
+            "`{}` on {} (process {})",
+            record.work, record.host, record.process
+        ),
         None => format!("lease {id}"),
     }
 }

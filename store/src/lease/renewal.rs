@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::record::Record;
 use super::put;
+use super::record::Record;
 use crate::clock::now_unix_ms;
 use crate::error::Result;
 use crate::keys::{Key, Prefix};
@@ -63,7 +63,9 @@ impl Renewal {
         };
         let ended = renewals.and_then(|keys| {
             let renewals = keys.iter().filter(|key| matches!(key, Key::Lease(..)));
-            renewals.map(|key| self.objects.delete(key)).collect::<Result<()>>()
+            renewals
+                .map(|key| self.objects.delete(key))
+                .collect::<Result<()>>()
         });
         if let Err(error) = ended {
             tracing::debug!(%error, lease = %id, "a lease stays until a gc gives it up");

@@ -307,7 +307,9 @@ fn read_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Result<
         let number = r.varint(WHAT)?;
         let addition = r.prefixed(WHAT)?;
         if number == LEASE {
-            let id = addition.try_into().map_err(|_| corrupt("a lease of another length"))?;
+            let id = addition
+                .try_into()
+                .map_err(|_| corrupt("a lease of another length"))?;
             if lease.replace(LeaseId::from_bytes(id)).is_some() {
                 return Err(corrupt("two leases"));
             }

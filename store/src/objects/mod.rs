@@ -516,7 +516,9 @@ impl Objects {
         let Some(folders) = &self.folders else {
             return Ok(Vec::new());
         };
-        folders.unfinished(grace).map_err(|e| self.failed_on_disk("list", &Prefix::Root, e))
+        folders
+            .unfinished(grace)
+            .map_err(|e| self.failed_on_disk("list", &Prefix::Root, e))
     }
 
     /// Removes such files; gives how many.
@@ -544,7 +546,12 @@ impl Objects {
         }
     }
 
-    fn failed_on_disk(&self, action: &'static str, key: &dyn fmt::Display, error: std::io::Error) -> StoreError {
+    fn failed_on_disk(
+        &self,
+        action: &'static str,
+        key: &dyn fmt::Display,
+        error: std::io::Error,
+    ) -> StoreError {
         let error = object_store::Error::Generic {
             store: "folder",
             source: Box::new(error),

@@ -158,7 +158,11 @@ fn damaged_packs(store: &Store, survey: &Survey, progress: &dyn Progress) -> Res
 fn named(manifest: &Manifest, lost: &BTreeSet<ContentHash>) -> Vec<String> {
     let mut names = Vec::new();
     for file in &manifest.files {
-        let blobs = file.content.blobs().iter().map(|&b| manifest.blobs[b as usize].id);
+        let blobs = file
+            .content
+            .blobs()
+            .iter()
+            .map(|&b| manifest.blobs[b as usize].id);
         if blobs.into_iter().any(|id| lost.contains(id.as_bytes())) {
             names.push(file.path.clone());
         }

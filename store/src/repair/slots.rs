@@ -45,7 +45,10 @@ pub struct RepairedRun {
 impl RepairedRun {
     /// Whether there was nothing to do.
     pub fn is_untouched(&self) -> bool {
-        self.slots.is_empty() && self.rollups.is_empty() && self.found_again.is_empty() && self.lost.is_empty()
+        self.slots.is_empty()
+            && self.rollups.is_empty()
+            && self.found_again.is_empty()
+            && self.lost.is_empty()
     }
 }
 
@@ -154,7 +157,9 @@ impl Store {
             }
         }
         for listed in self.objects().list(&Prefix::Rollups(run.clone()))? {
-            let Key::Rollup(_, last) = listed.key else { continue };
+            let Key::Rollup(_, last) = listed.key else {
+                continue;
+            };
             match Rollup::read(self.objects(), run, last) {
                 Ok(rollup) => {
                     remains.rollups.insert(last);
@@ -213,10 +218,16 @@ impl Store {
     /// Creates the slot that says `summary`, after what is stored before it.
     fn write_slot(&self, run: &RunName, summary: &Summary, known: &BTreeMap<u64, Summary>) -> Result<()> {
         let seq = summary.seq;
-        let before = seq.checked_sub(1).map(|before| StoredSlot::read(self.objects(), run, before));
-        let previous = before.and_then(std::result::Result::ok).map_or(NO_SLOT, |stored| stored.hash);
+        let before = seq
+            .checked_sub(1)
+            .map(|before| StoredSlot::read(self.objects(), run, before));
+        let previous = before
+            .and_then(std::result::Result::ok)
+            .map_or(NO_SLOT, |stored| stored.hash);
         let manifest = self.readable_manifest(summary.manifest)?;
-        let fingerprint = manifest.map_or(Fingerprint::from_bytes([0; 32]), |manifest| manifest.fingerprint());
+        let fingerprint = manifest.map_or(Fingerprint::from_bytes([0; 32]), |manifest| {
+            manifest.fingerprint()
+        });
         let slot = Slot {
             run: run.clone(),
             seq,
@@ -228,8 +239,15 @@ impl Store {
             step: summary.step,
             created_unix_ms: summary.created_unix_ms,
             totals: summary.totals,
-            max_step: known.range(..=seq).map(|(_, record)| record.step).max().unwrap_or(summary.step),
-            history: known.range(history_from(seq)..seq).map(|(_, record)| record.clone()).collect(),
+            max_step: known
+                .range(..=seq)
+                .map(|(_, record)| record.step)
+                .max()
+                .unwrap_or(summary.step),
+            history: known
+                .range(history_from(seq)..seq)
+                .map(|(_, record)| record.clone())
+                .collect(),
         };
         self.objects()
             .create(&Key::Slot(run.clone(), seq), Bytes::from(slot.encode()))?;
@@ -252,7 +270,10 @@ impl Store {
                 continue;
             }
             let first = last + 1 - every;
-            let records: Vec<Summary> = known.range(first..=last).map(|(_, record)| record.clone()).collect();
+            let records: Vec<Summary> = known
+                .range(first..=last)
+                .map(|(_, record)| record.clone())
+                .collect();
             if records.len() as u64 != every {
                 continue;
             }
@@ -269,7 +290,12 @@ impl Store {
     fn manifests_that_nothing_names(&self) -> Result<BTreeSet<ManifestId>> {
         let mut named = BTreeSet::new();
         for run in history::runs(self.objects())? {
-            named.extend(self.remains(&run)?.known.into_values().map(|record| record.manifest));
+            named.extend(
+                self.remains(&run)?
+                    .known
+                    .into_values()
+                    .map(|record| record.manifest),
+            );
         }
         let (_, manifests) = crate::gc::list_all(self.objects())?;
         Ok(manifests.into_keys().filter(|id| !named.contains(id)).collect())

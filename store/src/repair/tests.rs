@@ -27,13 +27,18 @@ fn a_run(out: &Path) -> (Objects, Store) {
     let mut bytes: Vec<u8> = (0..20_000u32).map(|i| (i * i % 251) as u8).collect();
     for step in 0..4usize {
         bytes[step * 100] ^= 1;
-        let header = format!(r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#, bytes.len());
+        let header = format!(
+            r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#,
+            bytes.len()
+        );
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend_from_slice(header.as_bytes());
         file.extend_from_slice(&bytes);
         fs::write(out.join("m.safetensors"), file).unwrap();
         fs::write(out.join("state.json"), format!("{{\"step\": {step}}}")).unwrap();
-        store.save(&SaveRequest::new(out, run(), step as u64), &Silent).unwrap();
+        store
+            .save(&SaveRequest::new(out, run(), step as u64), &Silent)
+            .unwrap();
     }
     (objects, store)
 }
@@ -65,11 +70,21 @@ fn packs() {
     assert_eq!((sound.packs, sound.damaged.len(), sound.written_bytes), (4, 0, 0));
 
     // The last byte before the footer is of a blob of the newest checkpoint: its tensor is saved, its file is lost.
-    let newest = store().manifest(store().resolve("run@3").unwrap().manifest).unwrap();
+    let newest = store()
+        .manifest(store().resolve("run@3").unwrap().manifest)
+        .unwrap();
     let pack = newest.packs[newest.tensors[0].packs[0] as usize];
     let entries = crate::pack::read_entries(&objects, pack).unwrap();
-    let blob = entries.iter().rev().find(|e| e.pieces[0].end > e.pieces[0].start).unwrap();
-    flip(&objects, &Key::Pack(pack), usize::try_from(blob.pieces[0].end - 1).unwrap());
+    let blob = entries
+        .iter()
+        .rev()
+        .find(|e| e.pieces[0].end > e.pieces[0].start)
+        .unwrap();
+    flip(
+        &objects,
+        &Key::Pack(pack),
+        usize::try_from(blob.pieces[0].end - 1).unwrap(),
+    );
     assert!(problems(&objects) > 0);
     let mended = store().repair_packs(&Silent).unwrap();
     assert_eq!(mended.damaged, [pack]);
@@ -79,7 +94,9 @@ fn packs() {
     assert_eq!(lost[0].contents, ["state.json"]);
 
     // The same step saved again brings the file back; then a gc finds the damaged pack needless.
-    store().save(&SaveRequest::new(dir.path(), run(), 3), &Silent).unwrap();
+    store()
+        .save(&SaveRequest::new(dir.path(), run(), 3), &Silent)
+        .unwrap();
     let now = GcRequest {
         grace: std::time::Duration::ZERO,
         ..GcRequest::default()
@@ -96,12 +113,21 @@ fn slots() {
     let dir = tempfile::tempdir().unwrap();
     let (objects, store) = a_run(dir.path());
     let before = history::log(&objects, &run()).unwrap();
-    assert!(store.repair_slots().unwrap().iter().all(RepairedRun::is_untouched));
+    assert!(
+        store
+            .repair_slots()
+            .unwrap()
+            .iter()
+            .all(RepairedRun::is_untouched)
+    );
 
     flip(&objects, &Key::Slot(run(), 3), 40);
     assert!(history::log(&objects, &run()).is_err());
     let mended = store.repair_slots().unwrap();
-    assert_eq!((&mended[0].slots[..], &mended[0].found_again[..]), (&[3][..], &[3][..]));
+    assert_eq!(
+        (&mended[0].slots[..], &mended[0].found_again[..]),
+        (&[3][..], &[3][..])
+    );
     let after = history::log(&objects, &run()).unwrap();
     let manifests = |log: &history::Log| log.commits().map(|c| c.manifest).collect::<Vec<_>>();
     assert_eq!(manifests(&after), manifests(&before));
@@ -109,7 +135,10 @@ fn slots() {
 
     objects.delete(&Key::Slot(run(), 1)).unwrap();
     assert_eq!(store.repair_slots().unwrap()[0].slots, [1]);
-    assert_eq!(manifests(&history::log(&objects, &run()).unwrap()), manifests(&before));
+    assert_eq!(
+        manifests(&history::log(&objects, &run()).unwrap()),
+        manifests(&before)
+    );
 }
 
 /// Promise: rollups come back from slots, and slots that a rollup tells of from it; what nothing tells of is listed.
@@ -142,6 +171,9 @@ fn long_runs() {
     objects.delete(&Key::Slot(run(), 598)).unwrap();
     flip(&objects, &Key::Slot(run(), 599), 30);
     let mended = store.repair_slots().unwrap();
-    assert_eq!(mended[0].lost.iter().map(|lost| lost.seq).collect::<Vec<_>>(), [599]);
+    assert_eq!(
+        mended[0].lost.iter().map(|lost| lost.seq).collect::<Vec<_>>(),
+        [599]
+    );
     assert_eq!(history::log(&objects, &run()).unwrap().records().len(), 598);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::StoredTensor;
 use super::bases::Bases;
 use super::blobs::{StoredBlob, store_blobs};
 use super::encode::Encoder;
@@ -9,7 +10,6 @@ use super::ids::Checkpoint;
 use super::limits::Limits;
 use super::tensors::TensorSaver;
 use super::writer::PackQueue;
-use super::StoredTensor;
 use crate::error::Result;
 use crate::ids::{LeaseId, PackId};
 use crate::manifest::Manifest;

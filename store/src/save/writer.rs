@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::ids::{BlobId, LeaseId, PackId};
 use crate::keys::Key;
-use crate::pack::{BlobCodec, Content, ContentHash, ContentPrefix, Holder, Needs, PackWriter, Part, prefix_of};
+use crate::pack::{
+    BlobCodec, Content, ContentHash, ContentPrefix, Holder, Needs, PackWriter, Part, prefix_of,
+};
 use crate::store::Store;
 
 /// The pack that is being filled, and where everything went.

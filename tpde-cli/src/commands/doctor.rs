@@ -77,5 +77,9 @@ pub(crate) fn run(_: &Args, session: &Session) -> Result<Exit, Failure> {
         health: word(worst),
         findings: findings.into_iter().map(Line::from).collect(),
     })?;
-    Ok(if worst == Health::Bad { Exit::Corrupt } else { Exit::Done })
+    Ok(if worst == Health::Bad {
+        Exit::Corrupt
+    } else {
+        Exit::Done
+    })
 }

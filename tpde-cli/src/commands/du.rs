@@ -67,24 +67,24 @@ impl From<Usage> for Shown {
 impl Answer for Shown {
     fn show(&self, page: &mut Page) {
         if !self.runs.is_empty() {
-            let mut table = Table::new(vec![
-                Column::left("run"),
-                Column::right("checkpoints"),
-                Column::right("forgotten"),
-                Column::right("as files"),
-                Column::right("alone"),
-                Column::right("shared"),
-                Column::right("ratio"),
+            let mut table = Table::new([
+                Column::Left("run"),
+                Column::Right("checkpoints"),
+                Column::Right("forgotten"),
+                Column::Right("as files"),
+                Column::Right("alone"),
+                Column::Right("shared"),
+                Column::Right("ratio"),
             ]);
             for run in &self.runs {
-                table.row(vec![
-                    Cell::toned(&run.run, Tone::Name),
-                    Cell::plain(count(run.checkpoints)),
-                    Cell::plain(count(run.forgotten)),
-                    Cell::plain(size(run.raw_bytes)),
-                    Cell::plain(size(run.own_bytes)),
-                    Cell::plain(size(run.shared_bytes)),
-                    Cell::plain(ratio(run.raw_bytes, run.own_bytes + run.shared_bytes)),
+                table.row([
+                    Cell::toned(Tone::Name, &run.run),
+                    count(run.checkpoints).into(),
+                    count(run.forgotten).into(),
+                    size(run.raw_bytes).into(),
+                    size(run.own_bytes).into(),
+                    size(run.shared_bytes).into(),
+                    ratio(run.raw_bytes, run.own_bytes + run.shared_bytes).into(),
                 ]);
             }
             page.table(&table);
@@ -102,13 +102,18 @@ impl Answer for Shown {
             }
         }
         if self.reclaimable_bytes > 0 {
-            fields.push(("needless", format!("{}  `tpde gc` frees them", size(self.reclaimable_bytes))));
+            fields.push((
+                "needless",
+                format!("{}  `tpde gc` frees them", size(self.reclaimable_bytes)),
+            ));
         }
         page.fields(&fields);
         let forgotten: u64 = self.runs.iter().map(|run| run.forgotten).sum();
         if forgotten > 0 && self.unused_bytes * 4 > self.stored_bytes {
             let what = counted(forgotten, "forgotten checkpoint");
-            page.line(format!("{what}: `tpde repack` frees what only their packs still hold"));
+            page.line(format!(
+                "{what}: `tpde repack` frees what only their packs still hold"
+            ));
         }
     }
 }

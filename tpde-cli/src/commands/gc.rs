@@ -114,21 +114,32 @@ impl Answer for Collected {
         let mut fields = vec![("stays", self.kept.shown())];
         if let Some(until) = self.young_until_unix_ms {
             let left = Duration::from_millis(until.saturating_sub(now_unix_ms()));
-            fields.push(("too young", format!("{}, all of it in {}", self.young.shown(), duration(left))));
+            fields.push((
+                "too young",
+                format!("{}, all of it in {}", self.young.shown(), duration(left)),
+            ));
         }
         if self.spared.bytes > 0 {
             fields.push(("needed again", self.spared.shown()));
         }
         if self.unfinished > 0 {
-            fields.push(("unfinished", counted(self.unfinished, "upload that was cut short")));
+            fields.push((
+                "unfinished",
+                counted(self.unfinished, "upload that was cut short"),
+            ));
         }
         if self.unanswered > 0 {
             let what = counted(self.unanswered, "delete");
-            fields.push(("unanswered", format!("{what}; the next `tpde gc` looks after them")));
+            fields.push((
+                "unanswered",
+                format!("{what}; the next `tpde gc` looks after them"),
+            ));
         }
         page.fields(&fields);
         for who in &self.given_up {
-            page.line(format!("given up: {who}, silent for too long; if it lives, it begins again"));
+            page.line(format!(
+                "given up: {who}, silent for too long; if it lives, it begins again"
+            ));
         }
     }
 }

@@ -61,7 +61,10 @@ impl Answer for Repacked {
             page.fields(&[
                 ("written", size(self.written_bytes)),
                 ("emptied", counted(self.emptied_packs, "pack")),
-                ("before", format!("{} that nothing needed", size(self.reclaimable_bytes_before))),
+                (
+                    "before",
+                    format!("{} that nothing needed", size(self.reclaimable_bytes_before)),
+                ),
             ]);
         }
         if self.reclaimable_bytes > 0 {

@@ -48,7 +48,10 @@ impl Answer for Index {
         let done = page.paint(Tone::Good, "built anew");
         page.line(format!("{done}  the index of {}", counted(self.packs, "pack")));
         for pack in &self.unreadable {
-            page.line(format!("  {} pack {pack} cannot be read; see `tpde repair packs`", page.paint(Tone::Bad, "✗")));
+            page.line(format!(
+                "  {} pack {pack} cannot be read; see `tpde repair packs`",
+                page.paint(Tone::Bad, "✗")
+            ));
         }
     }
 }
@@ -96,7 +99,12 @@ impl Answer for Packs {
             page.fields(&[("saved", format!("{} in new packs", size(self.written_bytes)))]);
         }
         for lost in &self.lost {
-            page.line(format!("{} {}  {}", page.paint(Tone::Bad, "lost"), lost.name, lost.detail));
+            page.line(format!(
+                "{} {}  {}",
+                page.paint(Tone::Bad, "lost"),
+                lost.name,
+                lost.detail
+            ));
             for content in lost.contents.iter().take(MOST_SHOWN) {
                 page.line(format!("  {content}"));
             }
@@ -106,7 +114,9 @@ impl Answer for Packs {
         }
         if let Some(lost) = self.lost.first() {
             let name = &lost.name;
-            page.line(format!("Save the same files to the same step again, or give it up: `tpde forget {name}`"));
+            page.line(format!(
+                "Save the same files to the same step again, or give it up: `tpde forget {name}`"
+            ));
         } else if !self.damaged.is_empty() {
             page.line("Nothing is lost; `tpde gc` deletes the damaged packs");
         }

@@ -81,6 +81,10 @@ fn fields_are_the_documented_ones() {
         ("tpde forget", "forget llama --keep-last 2 --dry-run"),
         ("tpde policy", "policy --keep-last 3 --keep-every 1000"),
         ("tpde gc", "gc --dry-run"),
+        ("tpde repack", "repack"),
+        ("tpde du", "du"),
+        ("tpde doctor", "doctor"),
+        ("tpde repair index", "repair index"),
         ("tpde stats", "stats"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
@@ -91,6 +95,9 @@ fn fields_are_the_documented_ones() {
     check("tpde undo", world.run("undo llama --json"));
     world.damage_packs();
     check("tpde verify", world.run("verify llama@600 --json"));
+    check("tpde repair packs", world.run("repair packs --json"));
+    world.damage_newest_slot();
+    check("tpde repair slots", world.run("repair slots --json"));
     assert!(
         examples.is_empty(),
         "documented, and not there: {:?}",

@@ -116,17 +116,27 @@ impl World {
         let mut packs = 0;
         for folder in std::fs::read_dir(self.path("ckpts/packs")).expect("packs") {
             for pack in std::fs::read_dir(folder.expect("a folder").path()).expect("a folder") {
-                let pack = pack.expect("a pack").path();
-                let mut bytes = std::fs::read(&pack).expect("a pack");
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 0x40;
-                std::fs::remove_file(&pack).expect("a pack");
-                std::fs::write(&pack, bytes).expect("a pack");
+                damage(&pack.expect("a pack").path());
                 packs += 1;
             }
         }
         assert!(packs > 0);
     }
+
+    /// Flips one byte in the middle of the newest record of the run.
+    pub(crate) fn damage_newest_slot(&self) {
+        let slots = std::fs::read_dir(self.path("ckpts/runs/llama")).expect("slots");
+        let newest = slots.map(|slot| slot.expect("a slot").path()).min();
+        damage(&newest.expect("a slot"));
+    }
+}
+
+fn damage(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::remove_file(file).expect("a file");
+    std::fs::write(file, bytes).expect("a file");
 }
 
 /// Runs `command` to its end.
