@@ -232,7 +232,8 @@ fn gc_within_a_save() {
 fn gc_within_an_undo_and_a_tag() {
     let world = World::new();
     forget(&opened(&world.server), &[3]);
-    let works: [&dyn Fn(&Store) -> Result<()>; 2] = [&|store| store.undo(&run(), 2).map(drop), &|store| {
+    type Work<'a> = &'a dyn Fn(&Store) -> Result<()>;
+    let works: [Work<'_>; 2] = [&|store| store.undo(&run(), 2).map(drop), &|store| {
         store.tag(&"good".parse()?, &target(store, 3), false, 2).map(drop)
     }];
     for work in works {

@@ -9,7 +9,6 @@ use parking_lot::{Condvar, Mutex};
 use super::put;
 use super::record::Record;
 use crate::clock::now_unix_ms;
-use crate::error::Result;
 use crate::keys::{Key, Prefix};
 use crate::objects::Objects;
 
@@ -62,10 +61,8 @@ impl Renewal {
             _ => self.objects.list_newest(&Prefix::Lease(id), usize::MAX),
         };
         let ended = renewals.and_then(|keys| {
-            let renewals = keys.iter().filter(|key| matches!(key, Key::Lease(..)));
-            renewals
-                .map(|key| self.objects.delete(key))
-                .collect::<Result<()>>()
+            let mut renewals = keys.iter().filter(|key| matches!(key, Key::Lease(..)));
+            renewals.try_for_each(|key| self.objects.delete(key))
         });
         if let Err(error) = ended {
             tracing::debug!(%error, lease = %id, "a lease stays until a gc gives it up");
