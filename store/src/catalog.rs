@@ -17,7 +17,7 @@ use crate::error::{Result, StoreError};
 use crate::ids::PackId;
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
-use crate::objects::Objects;
+use crate::objects::{Objects, at_once};
 use crate::pack::{ContentHash, ContentPrefix, Entry, PART_LEN, PREFIX_LEN, Part, prefix_of, read_entries};
 
 /// Some content that is looked for.
@@ -162,6 +162,8 @@ pub(crate) struct Catalog {
     /// What was read; `None` of a pack that is missing or damaged.
     read: Mutex<HashMap<PackId, Option<Arc<PackEntries>>>>,
     scanned: Mutex<Scanned>,
+    /// Footers that somebody is reading: whoever wants the same one waits for it.
+    reading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
 }
 
 /// Which packs were asked since this process began.
@@ -188,6 +190,7 @@ impl Catalog {
             index,
             read: Mutex::default(),
             scanned: Mutex::new(Scanned::Nothing),
+            reading: Mutex::default(),
         }
     }
 
@@ -278,12 +281,19 @@ impl Catalog {
 
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
     fn entries(&self, objects: &Objects, pack: PackId) -> Result<Option<Arc<PackEntries>>> {
-        if let Some(known) = self.read.lock().get(&pack) {
-            return Ok(known.clone());
+        let known = || self.read.lock().get(&pack).cloned();
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = Arc::clone(self.reading.lock().entry(pack).or_default());
+        let _turn = turn.lock();
+        if let Some(known) = known() {
+            return Ok(known);
         }
         let entries =
             readable(read_entries(objects, pack))?.map(|entries| Arc::new(PackEntries::new(entries)));
         self.read.lock().insert(pack, entries.clone());
+        self.reading.lock().remove(&pack);
         Ok(entries)
     }
 
@@ -300,14 +310,20 @@ impl Catalog {
         if wanted == Scanned::All || self.index.is_doubtful() {
             self.index.clear();
         }
-        for listed in objects.list(&Prefix::Packs)? {
-            if let Key::Pack(pack) = listed.key
-                && !self.index.has_pack(&pack)
-                && let Some(entries) = readable(read_entries(objects, pack))?
-            {
+        let listed = objects.list(&Prefix::Packs)?.into_iter();
+        let unknown: Vec<PackId> = listed
+            .filter_map(|listed| match listed.key {
+                Key::Pack(pack) => Some(pack),
+                _ => None,
+            })
+            .filter(|pack| !self.index.has_pack(pack))
+            .collect();
+        at_once(objects, &unknown, |&pack| {
+            if let Some(entries) = readable(read_entries(objects, pack))? {
                 self.add_to_index(pack, &entries);
             }
-        }
+            Ok(())
+        })?;
         self.index.flush();
         *scanned = wanted;
         Ok(())

@@ -8,7 +8,10 @@
 //! rests; everything else is named by its content and may be written by anybody, any number of times.
 
 mod answer;
+mod at_once;
+mod cache;
 mod cloud;
+mod download;
 mod driver;
 mod durable;
 mod environment;
@@ -16,7 +19,9 @@ mod location;
 mod open;
 mod outcome;
 mod pace;
+mod paced;
 mod profile;
+mod rate;
 mod s3;
 mod server;
 
@@ -33,12 +38,17 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, P
 use crate::error::{Result, StoreError};
 use crate::ids::{ManifestId, PackId};
 use crate::keys::{Key, Prefix};
+use download::Download;
 use driver::Driver;
 use durable::Folders;
 use outcome::Doubt;
 use pace::Pace;
+use rate::Limiter;
 
+pub(crate) use at_once::{REQUESTS_AT_ONCE, at_once};
+pub use cache::PackCache;
 pub use environment::Environment;
+pub use rate::{Rate, parse_bytes};
 
 /// What a conditional create did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +87,10 @@ pub struct Objects {
     folders: Option<Arc<Folders>>,
     /// Whether listings come in lexicographic order, so that a first page is enough for the newest.
     sorted: bool,
+    /// Pieces of packs that this machine kept.
+    cache: Option<Arc<PackCache>>,
+    /// Holds bytes back, if they shall not go as fast as they can.
+    limiter: Option<Arc<Limiter>>,
 }
 
 impl fmt::Debug for Objects {
@@ -127,6 +141,8 @@ impl Objects {
             server: None,
             folders: None,
             sorted: false,
+            cache: None,
+            limiter: None,
         }
     }
 
@@ -150,15 +166,31 @@ impl Objects {
         self.folders.as_deref().map(Folders::root)
     }
 
+    /// The same objects, with pieces of packs kept in `cache` if they come from a server. Only what asks for pieces looks there.
+    pub fn with_pack_cache(self, cache: PackCache) -> Self {
+        let cache = self.is_far().then(|| Arc::new(cache));
+        Self { cache, ..self }
+    }
+
+    /// Pieces of packs that this machine kept, if it keeps any.
+    pub(crate) fn pack_cache(&self) -> Option<&PackCache> {
+        self.cache.as_deref()
+    }
+
+    /// Whether an answer is waited for, so that it pays to ask for several things at a time.
+    pub(crate) fn is_far(&self) -> bool {
+        matches!(self.driver, Driver::Runtime)
+    }
+
     /// The whole object.
     ///
     /// # Errors
     /// * `NotFound`: no such object.
     /// * `Backend`: the disk or server failed; run the command again.
     pub fn get(&self, key: &Key) -> Result<Bytes> {
-        let (store, path) = (Arc::clone(&self.store), path(key));
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
         self.driver
-            .run(async move { store.get(&path).await?.bytes().await })
+            .run(async move { download.whole(store.get(&path).await?).await })
             .map_err(|e| self.failed("get", key, e))
     }
 
@@ -193,10 +225,11 @@ impl Objects {
         if range.start >= range.end {
             return Ok(Bytes::new());
         }
-        let (store, path, asked) = (Arc::clone(&self.store), path(key), range.clone());
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
+        let asked = range.clone();
         let got = self
             .driver
-            .run(async move { store.get_range(&path, asked).await });
+            .run(async move { download.range(&*store, &path, asked).await });
         let short = |found: u64| {
             StoreError::corrupt(
                 key.to_string(),
@@ -220,7 +253,7 @@ impl Objects {
     /// # Errors
     /// As [`Objects::get`].
     pub fn get_tail(&self, key: &Key, len_bytes: u64) -> Result<(Bytes, u64)> {
-        let (store, path) = (Arc::clone(&self.store), path(key));
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
         let options = GetOptions {
             range: Some(GetRange::Suffix(len_bytes.max(1))),
             ..GetOptions::default()
@@ -228,7 +261,7 @@ impl Objects {
         let got = self.driver.run(async move {
             let got = store.get_opts(&path, options).await?;
             let size = got.meta.size;
-            Ok((got.bytes().await?, size))
+            Ok((download.whole(got).await?, size))
         });
         match got {
             Ok((bytes, size)) => {
@@ -317,6 +350,10 @@ impl Objects {
 
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
         let mut pace = self.pace();
+        if let (Some(limiter), None) = (&self.limiter, &self.server) {
+            // A disk takes an object whole.
+            limiter.wait(bytes.len());
+        }
         let created = loop {
             let (writer, path, bytes) = (Arc::clone(&self.writer), path(key), bytes.clone());
             let options = PutOptions::from(mode.clone());
@@ -520,6 +557,14 @@ impl Objects {
         if let Some(folders) = &self.folders {
             folders.remove_if_empty(&Prefix::Probe(nonce).to_string());
             folders.remove_if_empty("probe");
+        }
+    }
+
+    /// How what a server sends is read.
+    fn download(&self) -> Download {
+        Download {
+            limiter: self.limiter.clone(),
+            on_thread: !self.is_far(),
         }
     }
 
