@@ -82,7 +82,7 @@ pub(crate) fn read_slice<'a>(
 }
 
 /// Checks that a frame is what its entry says.
-fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result<()> {
+pub(crate) fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result<()> {
     let node = &graph.nodes()[at];
     let id = |n: usize| TensorId::from_bytes(graph.nodes()[n].piece.entry().id);
     if let Some(base) = node.base {

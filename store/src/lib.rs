@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! part        some elements of a tensor, from the bytes that they take
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
 //! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
 //! transfer    packs and pieces on their way, many at a time
@@ -59,6 +60,7 @@ pub mod metrics;
 pub mod names;
 pub mod objects;
 pub mod pack;
+mod part;
 pub mod probe;
 pub mod progress;
 mod reach;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::runs::{Run, runs};
+use crate::catalog::Piece;
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::ids::PackId;
@@ -83,6 +84,23 @@ impl<'a> Pieces<'a> {
             .map(|at| here(at).or_else(|| fetched.get(at).cloned()));
         // Every piece is in one of the runs.
         Ok(bytes.map(Option::unwrap_or_default).collect())
+    }
+
+    /// Some bytes of a piece, counted from its start.
+    ///
+    /// # Errors
+    /// As [`Objects::get_range`].
+    pub(crate) fn stretch(&self, piece: &Piece, range: Range<u64>) -> Result<Bytes> {
+        let whole = piece.range();
+        if let Some(kept) = self
+            .cache
+            .and_then(|cache| cache.get(&(piece.pack, whole.clone())))
+        {
+            let offset = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(kept.len());
+            return Ok(kept.slice(offset(range.start)..offset(range.end)));
+        }
+        let range = whole.start + range.start..whole.start + range.end;
+        self.objects.get_range(&Key::Pack(piece.pack), range)
     }
 
     /// The runs that bring these; those that the cache has are by themselves.
