@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! plain PUT    the packs, as they are, N at a time (the best of several N counts)     transfer stage   the same packs
-//! plain GET    the packs, whole, N at a time (the best counts)                        transfer stage   what a restore fetches
+//! plain GET    the packs, whole, N at a time (the best counts)                        transfer stage   what a restore of the last fetches
 //! save, restore    the whole way, against the server and against memory: what encoding and decoding take
 //! ```
 //! `TPDE_DATA` names a folder with real checkpoints; without it the project's small run is taken. `TPDE_LARGE_MIB` sets the size of the
@@ -13,21 +13,21 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, path};
 use tpde_bench::data::{DATA_VARIABLE, Noise, bf16_weight, demo_run, real_runs};
-use tpde_bench::machine::{describe, peak_resident_bytes};
+use tpde_bench::machine::describe;
 use tpde_bench::report::{Table, bytes, rate};
 use tpde_bench::seaweed::{BUCKET, KEY, Seaweed};
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Environment;
 use tpde_store::transfer::Uploads;
-use tpde_store::{ManifestId, Objects, RestoreRequest, SaveRequest, Silent, Store, config};
+use tpde_store::{ManifestId, Objects, Progress, RestoreRequest, SaveRequest, Silent, Stage, Store, config};
 
 type Failure = Box<dyn Error>;
 
@@ -70,6 +70,9 @@ fn main() -> Result<(), Failure> {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    // Opening a store chooses the ciphers of the process, which the plain client takes.
+    objects(&server, "opened")?;
+    what_a_request_costs(&runtime, &Plain::new(&server.url())?)?;
     let mut stages = Table::new(&[
         "transfer stage",
         "stored bytes",
@@ -106,7 +109,6 @@ fn main() -> Result<(), Failure> {
     }
     stages.print();
     whole.print();
-    println!("peak resident: {} MiB", peak_resident_bytes() >> 20);
     Ok(())
 }
 
@@ -165,22 +167,7 @@ impl<'a> Case<'a> {
         self.packs.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
-    fn objects(&self, part: &str) -> Result<Objects, Failure> {
-        let url = self.server.url();
-        let variables = [
-            ("AWS_ENDPOINT_URL", url.as_str()),
-            ("AWS_ACCESS_KEY_ID", KEY.0),
-            ("AWS_SECRET_ACCESS_KEY", KEY.1),
-            ("HOME", "/nonexistent"),
-        ];
-        let environment: Environment = variables.into_iter().collect();
-        Ok(Objects::open_with(
-            &format!("s3://{BUCKET}/{part}"),
-            &environment,
-        )?)
-    }
-
-    fn round(&self, runtime: &tokio::runtime::Runtime, round: usize) -> Result<Times, Failure> {
+    fn round(&self, runtime: &tokio::runtime::Runtime, round: u64) -> Result<Times, Failure> {
         let part = |what: &str| format!("case-{}-{round}-{what}", self.number);
         let plain = Plain::new(&self.server.url())?;
         let mut plain_put = [0.0; AT_ONCE.len()];
@@ -188,7 +175,7 @@ impl<'a> Case<'a> {
             let folder = part(&format!("plain-{at_once}"));
             *seconds = timed(|| runtime.block_on(plain.put(&folder, &self.packs, at_once)))?.0;
         }
-        let sent = self.objects(&part("sent"))?;
+        let sent = objects(self.server, &part("sent"))?;
         let (send, ()) = timed(|| {
             let mut uploads = Uploads::new(&sent);
             for (key, bytes) in &self.packs {
@@ -197,7 +184,7 @@ impl<'a> Case<'a> {
             Ok(uploads.finish(&Silent)?)
         })?;
 
-        let far = store(self.objects(&part("store"))?)?;
+        let far = store(objects(self.server, &part("store"))?)?;
         let near = store(Objects::memory())?;
         let (save, checkpoints) = timed(|| self.save(&far))?;
         let (encode, same) = timed(|| self.save(&near))?;
@@ -206,30 +193,20 @@ impl<'a> Case<'a> {
         for (seconds, at_once) in plain_get.iter_mut().zip(AT_ONCE) {
             *seconds = timed(|| runtime.block_on(plain.get(&folder, &self.packs, at_once)))?.0;
         }
-        let reader = Store::over(self.objects(&part("store"))?, None)?;
-        // Ends of packs are read before bytes move: that is no part of the stage.
-        for &id in &checkpoints {
-            reader.fetch(id, &Silent)?;
-        }
-        let (mut fetched, mut requests) = (0, 0);
-        let (fetch, ()) = timed(|| {
-            for &id in &checkpoints {
-                let moved = reader.fetch(id, &Silent)?;
-                fetched += moved.bytes;
-                requests += moved.requests;
-            }
-            Ok(())
-        })?;
-        let far = Store::over(self.objects(&part("store"))?, None)?;
+        let reader = Store::over(objects(self.server, &part("store"))?, None)?;
+        let last = *checkpoints.last().ok_or("nothing was saved")?;
+        let clock = Clock::default();
+        let moved = reader.fetch(last, &clock)?;
+        let far = Store::over(objects(self.server, &part("store"))?, None)?;
         let (restore, ()) = timed(|| self.restore(&far, &checkpoints))?;
         let (decode, ()) = timed(|| self.restore(&near, &same))?;
         Ok(Times {
             plain_put,
             send,
             plain_get,
-            fetch,
-            fetched,
-            requests,
+            fetch: clock.seconds()?,
+            fetched: moved.bytes,
+            requests: moved.requests,
             save,
             encode,
             restore,
@@ -260,6 +237,21 @@ impl<'a> Case<'a> {
     }
 }
 
+fn objects(server: &Seaweed, part: &str) -> Result<Objects, Failure> {
+    let url = server.url();
+    let variables = [
+        ("AWS_ENDPOINT_URL", url.as_str()),
+        ("AWS_ACCESS_KEY_ID", KEY.0),
+        ("AWS_SECRET_ACCESS_KEY", KEY.1),
+        ("HOME", "/nonexistent"),
+    ];
+    let environment: Environment = variables.into_iter().collect();
+    Ok(Objects::open_with(
+        &format!("s3://{BUCKET}/{part}"),
+        &environment,
+    )?)
+}
+
 fn store(objects: Objects) -> Result<Store, Failure> {
     config::init(&objects)?;
     Ok(Store::over(objects, None)?)
@@ -269,10 +261,79 @@ fn request(source: &Path, step: usize) -> Result<SaveRequest, Failure> {
     Ok(SaveRequest::new(source, "bench".parse()?, step as u64))
 }
 
+/// Takes the time of a stage: names are found before it, and that is no part of it.
+#[derive(Default)]
+struct Clock {
+    start: Mutex<Option<Instant>>,
+    took: Mutex<Option<Duration>>,
+}
+
+impl Clock {
+    fn seconds(&self) -> Result<f64, Failure> {
+        let took = *self.took.lock().map_err(|_| "a measurement panicked")?;
+        Ok(took.ok_or("the stage did not end")?.as_secs_f64())
+    }
+}
+
+impl Progress for Clock {
+    fn start(&self, _: Stage, _: u64) {
+        if let Ok(mut start) = self.start.lock() {
+            *start = Some(Instant::now());
+        }
+    }
+
+    fn advance(&self, _: u64) {}
+
+    fn finish(&self) {
+        if let (Ok(start), Ok(mut took)) = (self.start.lock(), self.took.lock()) {
+            *took = start.map(|start| start.elapsed());
+        }
+    }
+}
+
 fn timed<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<(f64, T), Failure> {
     let start = Instant::now();
     let done = work()?;
     Ok((start.elapsed().as_secs_f64(), done))
+}
+
+/// Prints the gap between two pieces that takes as long to read through as another request does.
+fn what_a_request_costs(runtime: &tokio::runtime::Runtime, plain: &Plain) -> Result<(), Failure> {
+    const OBJECT_BYTES: u64 = 32 << 20;
+    const REQUESTS: u64 = 256;
+    let mut noise = Noise::new(3);
+    let object: Bytes = (0..OBJECT_BYTES / 8)
+        .flat_map(|_| noise.word().to_le_bytes())
+        .collect();
+    let at = path::Path::from("what-a-request-costs");
+    runtime.block_on(plain.0.put(&at, object.into()))?;
+    let seconds_of = |len: u64, at_once: usize| -> Result<f64, Failure> {
+        let read = || {
+            let gets = (0..REQUESTS).map(|n| {
+                let (store, at) = (Arc::clone(&plain.0), at.clone());
+                let start = n * 7919 * 4096 % (OBJECT_BYTES - len);
+                async move { store.get_range(&at, start..start + len).await }
+            });
+            let answers = stream::iter(gets)
+                .buffer_unordered(at_once)
+                .try_for_each(async |_| Ok(()));
+            Ok(runtime.block_on(answers)?)
+        };
+        timed(read)?;
+        Ok(timed(read)?.0 / REQUESTS as f64)
+    };
+    for at_once in [1, 16] {
+        let (short, long) = (seconds_of(1 << 10, at_once)?, seconds_of(1 << 20, at_once)?);
+        let byte_seconds = (long - short) / f64::from(1 << 20);
+        println!(
+            "{at_once} at once: a request of 1 KiB takes {:.2} ms, one of 1 MiB {:.2} ms; a gap of {:.0} KiB costs as much as a request",
+            1e3 * short,
+            1e3 * long,
+            short / byte_seconds / 1024.0
+        );
+    }
+    println!();
+    Ok(())
 }
 
 /// The client underneath, and nothing else.
