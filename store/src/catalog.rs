@@ -156,15 +156,54 @@ impl Piece {
     }
 }
 
-/// Finds content; see the module.
+/// Which packs exist for whoever looks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sight {
+    /// These do not: a gc is about to delete them.
+    pub(crate) hidden: Arc<HashSet<PackId>>,
+    /// Nothing but these does, if this is set.
+    pub(crate) only: Option<Arc<HashSet<PackId>>>,
+    /// No content but these does, if this is set.
+    pub(crate) contents: Option<Arc<HashSet<(ContentPrefix, Part)>>>,
+}
+
+impl Sight {
+    fn sees(&self, pack: &PackId) -> bool {
+        !self.hidden.contains(pack) && self.only.as_ref().is_none_or(|only| only.contains(pack))
+    }
+
+    /// Whether no content is left out.
+    pub(crate) fn contains_all(&self) -> bool {
+        self.contents.is_none()
+    }
+
+    fn sees_content(&self, sought: &Sought) -> bool {
+        let contents = self.contents.as_ref();
+        contents.is_none_or(|contents| contents.contains(&(sought.prefix, sought.part)))
+    }
+}
+
+/// Finds content; see the module. Clones share all that was learned.
+#[derive(Clone)]
 pub(crate) struct Catalog {
+    known: Arc<Known>,
+    sight: Sight,
+}
+
+/// What was learned of the packs.
+struct Known {
     index: Box<dyn Index>,
     /// What was read; `None` of a pack that is missing or damaged.
     read: Mutex<HashMap<PackId, Option<Arc<PackEntries>>>>,
+    /// Every pack of each content, once all packs were asked.
+    holders: Mutex<HashMap<ContentKey, Vec<PackId>>>,
     scanned: Mutex<Scanned>,
     /// Footers that somebody is reading: whoever wants the same one waits for it.
     reading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
 }
+
+/// Footers that are read at one time.
+const PACKS_AT_ONCE: usize = 64;
 
 /// Which packs were asked since this process began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,7 +218,7 @@ enum Scanned {
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Catalog")
-            .field("packs_read", &self.read.lock().len())
+            .field("packs_read", &self.known.read.lock().len())
             .finish_non_exhaustive()
     }
 }
@@ -187,11 +226,65 @@ impl std::fmt::Debug for Catalog {
 impl Catalog {
     pub(crate) fn new(index: Box<dyn Index>) -> Self {
         Self {
-            index,
-            read: Mutex::default(),
-            scanned: Mutex::new(Scanned::Nothing),
-            reading: Mutex::default(),
+            known: Arc::new(Known {
+                index,
+                read: Mutex::default(),
+                holders: Mutex::default(),
+                scanned: Mutex::new(Scanned::Nothing),
+                reading: Mutex::default(),
+            }),
+            sight: Sight::default(),
         }
+    }
+
+    /// The same catalog for somebody for whom only some packs exist.
+    pub(crate) fn seeing(&self, sight: Sight) -> Self {
+        Self {
+            known: Arc::clone(&self.known),
+            sight,
+        }
+    }
+
+    /// Whether a pack exists for whoever looks.
+    pub(crate) fn sees(&self, pack: &PackId) -> bool {
+        self.sight.sees(pack)
+    }
+
+    /// What exists for whoever looks.
+    pub(crate) fn sight(&self) -> &Sight {
+        &self.sight
+    }
+
+    /// Bytes of all pieces of a pack; 0 of one that cannot be read.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn pieces_bytes(&self, objects: &Objects, pack: PackId) -> Result<u64> {
+        let entries = self.entries(objects, pack)?;
+        let pieces = entries.iter().flat_map(|e| &e.entries).flat_map(|e| &e.pieces);
+        Ok(pieces.map(|range| range.end - range.start).sum())
+    }
+
+    /// Every part of every content that a pack holds; none of one that cannot be read.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn contents_of(&self, objects: &Objects, pack: PackId) -> Result<Vec<(ContentHash, Part)>> {
+        let held = self.entries(objects, pack)?;
+        let entries = held.iter().flat_map(|held| &held.entries);
+        Ok(entries
+            .flat_map(|entry| (0..entry.pieces.len()).map(|piece| (entry.id, entry.part(piece))))
+            .collect())
+    }
+
+    /// From here on a pack does not exist for whoever looks.
+    pub(crate) fn hide(&mut self, pack: PackId) {
+        Arc::make_mut(&mut self.sight.hidden).insert(pack);
+    }
+
+    /// Takes [`Catalog::hide`] back.
+    pub(crate) fn unhide(&mut self, pack: &PackId) {
+        Arc::make_mut(&mut self.sight.hidden).remove(pack);
     }
 
     /// Finds one part of some content.
@@ -241,7 +334,8 @@ impl Catalog {
             return Ok(Some(piece));
         }
         self.scan(objects, Scanned::All)?;
-        for pack in self.index.packs() {
+        let holders = self.known.holders.lock().get(&sought.key()).cloned();
+        for pack in holders.unwrap_or_default() {
             if let Some(piece) = self.in_pack(objects, pack, sought, avoided)? {
                 return Ok(Some(piece));
             }
@@ -250,7 +344,7 @@ impl Catalog {
     }
 
     fn by_index(&self, objects: &Objects, sought: &Sought, avoided: &Avoided) -> Result<Option<Piece>> {
-        match self.index.lookup(&sought.key()) {
+        match self.known.index.lookup(&sought.key()) {
             Some(pack) => self.in_pack(objects, pack, sought, avoided),
             None => Ok(None),
         }
@@ -263,7 +357,10 @@ impl Catalog {
         sought: &Sought,
         avoided: &Avoided,
     ) -> Result<Option<Piece>> {
-        if avoided.contains(&(pack, sought.prefix, sought.part)) {
+        if !self.sight.sees(&pack)
+            || !self.sight.sees_content(sought)
+            || avoided.contains(&(pack, sought.prefix, sought.part))
+        {
             return Ok(None);
         }
         let Some(entries) = self.entries(objects, pack)? else {
@@ -281,57 +378,71 @@ impl Catalog {
 
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
     fn entries(&self, objects: &Objects, pack: PackId) -> Result<Option<Arc<PackEntries>>> {
-        let known = || self.read.lock().get(&pack).cloned();
+        let known = || self.known.read.lock().get(&pack).cloned();
         if let Some(known) = known() {
             return Ok(known);
         }
-        let turn = Arc::clone(self.reading.lock().entry(pack).or_default());
+        let turn = Arc::clone(self.known.reading.lock().entry(pack).or_default());
         let _turn = turn.lock();
         if let Some(known) = known() {
             return Ok(known);
         }
         let entries =
             readable(read_entries(objects, pack))?.map(|entries| Arc::new(PackEntries::new(entries)));
-        self.read.lock().insert(pack, entries.clone());
-        self.reading.lock().remove(&pack);
+        self.known.read.lock().insert(pack, entries.clone());
+        self.known.reading.lock().remove(&pack);
         Ok(entries)
     }
 
     /// Takes packs into the index: once those that it does not know, once all of them.
     fn scan(&self, objects: &Objects, wanted: Scanned) -> Result<()> {
         // Held throughout: whoever misses meanwhile waits, and then looks again.
-        let mut scanned = self.scanned.lock();
+        let mut scanned = self.known.scanned.lock();
         if *scanned >= wanted {
             return Ok(());
         }
         if wanted == Scanned::All {
             tracing::debug!("asking all packs: some content that the store should hold is not in the index");
         }
-        if wanted == Scanned::All || self.index.is_doubtful() {
-            self.index.clear();
+        let index = &self.known.index;
+        if wanted == Scanned::All || index.is_doubtful() {
+            index.clear();
         }
         let listed = objects.list(&Prefix::Packs)?.into_iter();
         let unknown: Vec<PackId> = listed
             .filter_map(|listed| match listed.key {
-                Key::Pack(pack) => Some(pack),
+                Key::Pack(pack) if !index.has_pack(&pack) => Some(pack),
                 _ => None,
             })
-            .filter(|pack| !self.index.has_pack(pack))
             .collect();
-        at_once(objects, &unknown, |&pack| {
-            if let Some(entries) = readable(read_entries(objects, pack))? {
-                self.add_to_index(pack, &entries);
+        // A few at a time, so that the footers of a large store are not all held at once.
+        for some in unknown.chunks(PACKS_AT_ONCE) {
+            let read = at_once(objects, some, |&pack| readable(read_entries(objects, pack)))?;
+            for (&pack, entries) in some.iter().zip(&read) {
+                if let Some(entries) = entries {
+                    self.add_to_index(pack, entries);
+                }
             }
-            Ok(())
-        })?;
-        self.index.flush();
+        }
+        index.flush();
         *scanned = wanted;
         Ok(())
     }
 
+    /// Asks all packs afresh, so that what is found from here on is there now.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn refresh(&self, objects: &Objects) -> Result<()> {
+        self.known.read.lock().clear();
+        self.known.holders.lock().clear();
+        *self.known.scanned.lock() = Scanned::Nothing;
+        self.scan(objects, Scanned::All)
+    }
+
     /// Forgets what was read of a pack that turned out to be gone.
     pub(crate) fn forget(&self, pack: &PackId) {
-        self.read.lock().remove(pack);
+        self.known.read.lock().remove(pack);
     }
 
     fn add_to_index(&self, pack: PackId, entries: &[Entry]) {
@@ -341,20 +452,27 @@ impl Catalog {
                 (0..entry.pieces.len()).map(|piece| Sought::whole(entry.id, entry.part(piece)).key())
             })
             .collect();
-        self.index.insert_pack(&pack, &keys);
+        let mut holders = self.known.holders.lock();
+        for key in &keys {
+            let packs = holders.entry(*key).or_default();
+            if packs.last() != Some(&pack) {
+                packs.push(pack);
+            }
+        }
+        drop(holders);
+        self.known.index.insert_pack(&pack, &keys);
     }
 
     /// A pack was just written: everything in it can be found from now on.
     pub(crate) fn added(&self, pack: PackId, entries: Vec<Entry>) {
         self.add_to_index(pack, &entries);
-        self.read
-            .lock()
-            .insert(pack, Some(Arc::new(PackEntries::new(entries))));
+        let entries = Arc::new(PackEntries::new(entries));
+        self.known.read.lock().insert(pack, Some(entries));
     }
 
     /// Makes what was learned outlive this process.
     pub(crate) fn flush(&self) {
-        self.index.flush();
+        self.known.index.flush();
     }
 }
 

@@ -14,7 +14,7 @@ use tpde_core::{Base, Frame, Given, ID_LEN, Ledger, Slice, TensorId, floor_bytes
 use crate::content::chain;
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
-use crate::ids::PackId;
+use crate::ids::{BlobId, PackId, TOKEN_LEN};
 use crate::keys::Key;
 use crate::manifest::{Manifest, TensorRecord};
 use crate::pack::{PREFIX_LEN, named_packs, read_entries};
@@ -192,16 +192,22 @@ impl Store {
             .flat_map(|t| t.packs.iter().map(|&p| pack(p)))
             .collect();
         packs.extend(new_blobs.map(|b| pack(b.pack)));
+        let lease = manifest
+            .lease
+            .map(|lease| *BlobId::of(lease.as_bytes()).as_bytes());
         for pack in packs {
             let entries = read_entries(self.objects(), pack)?;
             let pieces: u64 = entries
                 .iter()
+                .filter(|e| Some(e.id) != lease)
                 .flat_map(|e| &e.pieces)
                 .map(|p| p.end - p.start)
                 .sum();
             let whole = self.size_of(&Key::Pack(pack))?;
             let mut ids = 0;
             for entry in &entries {
+                // The lease that the pack was written under is there to make its name one of its own.
+                ids += TOKEN_LEN as u64 * u64::from(Some(entry.id) == lease);
                 ids += ID_LEN as u64;
                 ids += PREFIX_LEN as u64 * u64::from(entry.needs.base.is_some());
                 ids += PREFIX_LEN as u64 * u64::from(entry.needs.given.is_some());

@@ -53,13 +53,23 @@ pub(crate) enum Lie {
     ListsBackwards,
 }
 
+/// What somebody else does just before a request.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// Memory, with requests counted and failures planned.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct FaultStore {
     memory: InMemory,
     requests: AtomicUsize,
     plan: Mutex<Option<(usize, Plan)>>,
+    meanwhile: Mutex<Option<(usize, Meanwhile)>>,
     lie: Option<Lie>,
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl FaultStore {
@@ -72,6 +82,24 @@ impl FaultStore {
             lie: Some(lie),
             ..Self::default()
         }
+    }
+
+    /// Another server that holds the same objects.
+    pub(crate) fn copied(&self) -> Self {
+        Self {
+            memory: self.memory.fork(),
+            ..Self::default()
+        }
+    }
+
+    /// Does `what` once, before the request that comes after `requests` more.
+    pub(crate) fn meanwhile(&self, requests: usize, what: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock() = Some((self.requests() + requests, Box::new(what)));
+    }
+
+    /// Whether what was to be done meanwhile is still waiting for its request.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.meanwhile.lock().is_some()
     }
 
     /// Requests so far.
@@ -87,6 +115,13 @@ impl FaultStore {
     /// Counts one request; says how it fails. `Refused` and `LostRequest` are to be returned at once.
     fn next(&self) -> Option<Fault> {
         let index = self.requests.fetch_add(1, Ordering::SeqCst);
+        let due = self.meanwhile.lock().take_if(|(at, _)| *at <= index);
+        if let Some((_, what)) = due {
+            // Requests of its own need a thread of their own: this one is in the middle of one.
+            std::thread::spawn(what)
+                .join()
+                .expect("what is done meanwhile does not fail");
+        }
         let (start, plan) = (*self.plan.lock())?;
         let from = start + plan.from;
         (from..from.saturating_add(plan.len))

@@ -100,6 +100,17 @@ token!(
     "nonce"
 );
 
+token!(
+    /// Name of one lease, drawn by the writer that holds it and never used again.
+    LeaseId,
+    "lease id"
+);
+token!(
+    /// Name of one mark, drawn by the gc that wrote it.
+    MarkId,
+    "mark id"
+);
+
 fn token_from_hex(text: &str) -> Option<[u8; TOKEN_LEN]> {
     if text.len() != TOKEN_HEX_LEN || !text.bytes().all(is_lower_hex) {
         return None;

@@ -8,13 +8,16 @@
 //! rollups/<run>/<20 digits>       the rollup whose last commit is `seq`
 //! tags/<name>/<20 digits>         the record `seq` of a tag
 //! policy/<20 digits>              the record `seq` of the store's policy
+//! leases/<id>/<20 digits>         renewal `n` of a writer's lease
+//! leases/<id>/fence               that lease has ended
+//! gc/<id>                         a mark: what a gc is about to delete
 //! probe/<nonce>/<name>            left by a probe that was interrupted; safe to delete
 //! ```
 //! Keys are the same on a disk and on a server.
 
 use std::fmt;
 
-use crate::ids::{ManifestId, Nonce, PackId, is_lower_hex};
+use crate::ids::{LeaseId, ManifestId, MarkId, Nonce, PackId, is_lower_hex};
 use crate::names::{RunName, TagName};
 
 /// Digits in the name of a numbered object: `u64::MAX` has twenty.
@@ -38,6 +41,12 @@ pub enum Key {
     Tag(TagName, u64),
     /// Record `seq` of the store's policy.
     Policy(u64),
+    /// Renewal `n` of a writer's lease.
+    Lease(LeaseId, u64),
+    /// What says that a lease has ended, whatever its writer thinks.
+    Fence(LeaseId),
+    /// What a gc is about to delete.
+    Mark(MarkId),
     /// A scratch object of the capability probe.
     Probe(Nonce, ProbeObject),
 }
@@ -75,6 +84,14 @@ pub enum Prefix {
     Tag(TagName),
     /// The records of the store's policy, newest first.
     Policy,
+    /// All leases and fences.
+    Leases,
+    /// The renewals of one lease, newest first, then its fence.
+    Lease(LeaseId),
+    /// All marks.
+    Marks,
+    /// The scratch objects of all probes.
+    Probes,
     /// The scratch objects of one probe.
     Probe(Nonce),
 }
@@ -116,6 +133,9 @@ impl fmt::Display for Key {
             Self::Rollup(run, seq) => write!(f, "rollups/{run}/{}", descending(*seq)),
             Self::Tag(name, seq) => write!(f, "tags/{name}/{}", descending(*seq)),
             Self::Policy(seq) => write!(f, "policy/{}", descending(*seq)),
+            Self::Lease(id, renewal) => write!(f, "leases/{id}/{}", descending(*renewal)),
+            Self::Fence(id) => write!(f, "leases/{id}/fence"),
+            Self::Mark(id) => write!(f, "gc/{id}"),
             Self::Probe(nonce, object) => write!(f, "probe/{nonce}/{}", object.as_str()),
         }
     }
@@ -134,6 +154,10 @@ impl fmt::Display for Prefix {
             Self::Tags => f.write_str("tags"),
             Self::Tag(name) => write!(f, "tags/{name}"),
             Self::Policy => f.write_str("policy"),
+            Self::Leases => f.write_str("leases"),
+            Self::Lease(id) => write!(f, "leases/{id}"),
+            Self::Marks => f.write_str("gc"),
+            Self::Probes => f.write_str("probe"),
             Self::Probe(nonce) => write!(f, "probe/{nonce}"),
         }
     }
@@ -150,8 +174,12 @@ impl Key {
             return Some(Self::Config);
         }
         let second = parts.next()?;
-        if first == "policy" && parts.clone().next().is_none() {
-            return from_descending(second).map(Self::Policy);
+        if parts.clone().next().is_none() {
+            return match first {
+                "policy" => from_descending(second).map(Self::Policy),
+                "gc" => MarkId::from_hex(second).map(Self::Mark),
+                _ => None,
+            };
         }
         let third = parts.next()?;
         if parts.next().is_some() {
@@ -166,6 +194,13 @@ impl Key {
             "runs" => Some(Self::Slot(second.parse().ok()?, from_descending(third)?)),
             "rollups" => Some(Self::Rollup(second.parse().ok()?, from_descending(third)?)),
             "tags" => Some(Self::Tag(second.parse().ok()?, from_descending(third)?)),
+            "leases" => {
+                let id = LeaseId::from_hex(second)?;
+                match third {
+                    "fence" => Some(Self::Fence(id)),
+                    digits => Some(Self::Lease(id, from_descending(digits)?)),
+                }
+            }
             "probe" => {
                 let object = match third {
                     "twice" => ProbeObject::Twice,
@@ -202,6 +237,9 @@ mod tests {
             (run, any::<u64>()).prop_map(|(r, s)| Key::Rollup(r.parse().unwrap(), s)),
             (run, any::<u64>()).prop_map(|(r, s)| Key::Tag(format!("z{r}").parse().unwrap(), s)),
             any::<u64>().prop_map(Key::Policy),
+            (any::<[u8; 16]>(), any::<u64>()).prop_map(|(b, n)| Key::Lease(LeaseId::from_bytes(b), n)),
+            any::<[u8; 16]>().prop_map(|b| Key::Fence(LeaseId::from_bytes(b))),
+            any::<[u8; 16]>().prop_map(|b| Key::Mark(MarkId::from_bytes(b))),
             any::<[u8; 16]>().prop_map(|b| Key::Probe(Nonce::from_bytes(b), ProbeObject::Race)),
         ]
     }

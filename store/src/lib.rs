@@ -3,13 +3,15 @@
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
 //! part        some elements of a tensor, from the bytes that they take
+//! lease       what keeps gc from what a writer relies on         mark    what a gc is about to delete
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
 //! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
 //! transfer    packs and pieces on their way, many at a time
 //! catalog     which piece of which pack holds some content
 //! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
-//! forget      commits out of the log, and back            reach   what the others need
+//! repack      the same contents in fewer bytes                 gc      what nothing needs goes
+//! forget      commits out of the log, and back            reach   what the others need      salvage     pieces into new packs
 //! reference   run@step, tags, id prefixes → a manifest
 //! tags        names for checkpoints
 //! history     newest slot + rollups → the log of a run
@@ -39,6 +41,7 @@
 pub mod action;
 mod catalog;
 mod claim;
+mod clock;
 pub mod commit;
 mod compress;
 pub mod config;
@@ -50,12 +53,15 @@ pub mod explain;
 mod faults;
 mod files;
 pub mod forget;
+pub mod gc;
 mod graph;
 pub mod history;
 pub mod ids;
 pub mod index;
 pub mod keys;
+mod lease;
 pub mod manifest;
+mod mark;
 pub mod metrics;
 pub mod names;
 pub mod objects;
@@ -65,9 +71,11 @@ pub mod probe;
 pub mod progress;
 mod reach;
 pub mod reference;
+pub mod repack;
 pub mod restore;
 pub mod roles;
 pub mod rollup;
+mod salvage;
 pub mod save;
 mod seal;
 pub mod seqs;
@@ -81,6 +89,7 @@ pub mod verify;
 mod window;
 
 pub use action::Action;
+pub use clock::now_unix_ms;
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
@@ -88,6 +97,7 @@ pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};
 pub use forget::{Forgotten, Policy, Undone};
+pub use gc::{GcReport, GcRequest};
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};
@@ -95,6 +105,7 @@ pub use names::{RunName, TagName};
 pub use objects::{Objects, Rate};
 pub use progress::{Progress, Silent, Stage};
 pub use reference::Resolved;
+pub use repack::{RepackReport, RepackRequest};
 pub use restore::{RestoreReport, RestoreRequest};
 pub use roles::Role;
 pub use save::{KeptWhole, SaveReport, SaveRequest};

@@ -26,7 +26,7 @@ pub fn probe(objects: &Objects) -> Result<()> {
         .and_then(|()| race(objects, nonce))
         .and_then(|()| order(objects, nonce));
     for object in [ProbeObject::Twice, ProbeObject::Race] {
-        match (&result, objects.delete_probe(nonce, object)) {
+        match (&result, objects.delete(&Key::Probe(nonce, object))) {
             (Ok(()), Err(error)) => return Err(error),
             (_, deleted) => {
                 if let Err(error) = deleted {
@@ -35,7 +35,7 @@ pub fn probe(objects: &Objects) -> Result<()> {
             }
         }
     }
-    objects.remove_probe_folders(nonce);
+    objects.remove_empty_folders(&[Prefix::Probe(nonce), Prefix::Probes]);
     result
 }
 

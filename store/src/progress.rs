@@ -18,6 +18,8 @@ pub enum Stage {
     Verify,
     /// Comparing tensors.
     Compare,
+    /// Finding out what is needed, and deleting what is not.
+    Collect,
     /// Decoding tensors to say where their bytes went.
     Explain,
 }
@@ -30,6 +32,10 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64);
     /// The stage is over.
     fn finish(&self);
+    /// The job waits for others.
+    ///
+    /// * `writers`: how many; `who`: one of them, in words.
+    fn waiting(&self, _writers: usize, _who: &str) {}
     /// Whether whoever waits wants the job to stop. A restore asks before every piece; it then leaves nothing unfinished and
     /// returns `Interrupted`. Other jobs change nothing until their last moment, and may be killed.
     fn is_cancelled(&self) -> bool {

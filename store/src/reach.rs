@@ -22,6 +22,26 @@ pub(crate) struct Reach {
     seen: HashSet<(ContentHash, Part)>,
 }
 
+/// Every part of every content of a checkpoint, and where it was when the manifest was written.
+pub(crate) fn contents(manifest: &Manifest) -> impl Iterator<Item = (ContentHash, Part, Vec<PackId>)> {
+    let tensors = manifest.tensors.iter().flat_map(|record| {
+        let hints = hints(manifest, record);
+        slices(record).map(move |(number, ..)| {
+            let dtype = record.dtype;
+            (
+                *record.id.as_bytes(),
+                Part::Slice { dtype, number },
+                hints.clone(),
+            )
+        })
+    });
+    let blobs = manifest.blobs.iter().map(|blob| {
+        let hint = manifest.packs[blob.pack as usize];
+        (*blob.id.as_bytes(), Part::Blob, vec![hint])
+    });
+    tensors.chain(blobs)
+}
+
 impl Store {
     /// A manifest, or `None` if it is gone or damaged.
     ///
@@ -40,19 +60,8 @@ impl Store {
     /// # Errors
     /// `Corrupt` if a content is not whole; `Backend` if the store cannot be read.
     pub(crate) fn reach(&self, manifest: &Manifest, reach: &mut Reach) -> Result<()> {
-        for record in &manifest.tensors {
-            let hints = hints(manifest, record);
-            for (number, ..) in slices(record) {
-                let part = Part::Slice {
-                    dtype: record.dtype,
-                    number,
-                };
-                self.reach_content(*record.id.as_bytes(), part, &hints, reach)?;
-            }
-        }
-        for blob in &manifest.blobs {
-            let hint = manifest.packs[blob.pack as usize];
-            self.reach_content(*blob.id.as_bytes(), Part::Blob, &[hint], reach)?;
+        for (id, part, hints) in contents(manifest) {
+            self.reach_content(id, part, &hints, reach)?;
         }
         Ok(())
     }

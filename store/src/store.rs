@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Catalog, Sought};
+use crate::catalog::{Catalog, Sight, Sought};
 use crate::config::{self, Access, Config};
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
@@ -34,8 +34,8 @@ impl Default for OpenOptions {
     }
 }
 
-/// A store of checkpoints.
-#[derive(Debug)]
+/// A store of checkpoints. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Store {
     objects: Objects,
     config: Config,
@@ -100,6 +100,19 @@ impl Store {
         })
     }
 
+    /// The same store for somebody for whom only some packs exist.
+    pub(crate) fn seeing(&self, sight: Sight) -> Self {
+        Self {
+            catalog: self.catalog.seeing(sight),
+            ..self.clone()
+        }
+    }
+
+    /// What exists for whoever holds this.
+    pub(crate) fn sight(&self) -> Sight {
+        self.catalog.sight().clone()
+    }
+
     /// The objects behind it.
     pub fn objects(&self) -> &Objects {
         &self.objects
@@ -155,7 +168,11 @@ impl Store {
         match Graph::resolve(&self.catalog, &self.objects, sought, hints) {
             Ok(graph) => Ok(Some(graph)),
             Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::warn!("stored again: {error}");
+                // Where only some contents exist, that is what is wanted.
+                match self.catalog.sight().contains_all() {
+                    true => tracing::warn!("stored again: {error}"),
+                    false => tracing::debug!("stored again: {error}"),
+                }
                 Ok(None)
             }
             Err(error) => Err(error),

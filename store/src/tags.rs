@@ -19,9 +19,11 @@ use crate::error::{Result, StoreError};
 use crate::history;
 use crate::ids::{ManifestId, Nonce};
 use crate::keys::{Key, Prefix};
+use crate::lease::under_lease;
 use crate::names::{RunName, TagName};
 use crate::objects::Objects;
 use crate::seal::{seal, unseal};
+use crate::store::Store;
 
 /// The newest record format that this build reads and writes.
 const FORMAT: u8 = 1;
@@ -220,7 +222,47 @@ pub(crate) fn check_run(objects: &Objects, run: &RunName) -> Result<()> {
     }
 }
 
-/// Points the tag `name` at `target`.
+impl Store {
+    /// Points the tag `name` at `target`.
+    ///
+    /// Setting it to what it stands for already writes nothing.
+    ///
+    /// * `force`: whether a tag that stands for something else is moved.
+    /// * `now_unix_ms`: the time to record.
+    ///
+    /// # Errors
+    /// * `Conflict`: it stands for something else, and `force` is off; or what it is to stand for was forgotten and is being deleted.
+    /// * `OutcomeUnknown`: run `tpde tag` to see; setting it again is harmless.
+    /// * `Backend`: nothing was written; run the command again.
+    pub fn tag(&self, name: &TagName, target: &Target, force: bool, now_unix_ms: u64) -> Result<TagRecord> {
+        self.access().require_write()?;
+        let mut recorded = None;
+        under_lease(self, &format!("tag {name}"), |lease| {
+            if !lease.secure(target.manifest)? {
+                // Set under a lease that did not hold, it stands for something that is gone.
+                if let Some(TagRecord { nonce, .. }) = recorded.take()
+                    && get(self.objects(), name)?.is_some_and(|now| now.nonce == nonce)
+                {
+                    remove(self.objects(), name, now_unix_ms)?;
+                }
+                return Err(StoreError::conflict(
+                    format!(
+                        "step {} of run {} (manifest {}) is not whole, or is being deleted",
+                        target.step,
+                        target.run,
+                        target.manifest.short()
+                    ),
+                    "Save the same step again, then set the tag",
+                ));
+            }
+            let record = set(self.objects(), name, target, force, now_unix_ms)?;
+            recorded = Some(record.clone());
+            Ok(Some(record))
+        })
+    }
+}
+
+/// Points the tag `name` at `target`, which must be there for as long as the record is not.
 ///
 /// Setting it to what it stands for already writes nothing.
 ///
@@ -231,7 +273,7 @@ pub(crate) fn check_run(objects: &Objects, run: &RunName) -> Result<()> {
 /// * `Conflict`: it stands for something else, and `force` is off.
 /// * `OutcomeUnknown`: run `tpde tag` to see; setting it again is harmless.
 /// * `Backend`: nothing was written; run the command again.
-pub fn set(
+pub(crate) fn set(
     objects: &Objects,
     name: &TagName,
     target: &Target,

@@ -72,7 +72,7 @@ fn rules() {
         seq: place.seq,
         step: place.step,
     };
-    tags::set(store.objects(), &"good".parse().unwrap(), &target, false, 1).unwrap();
+    store.tag(&"good".parse().unwrap(), &target, false, 1).unwrap();
     for (policy, expected) in [
         (
             Policy {

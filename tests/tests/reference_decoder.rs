@@ -443,7 +443,7 @@ fn a_store_is_what_the_page_says() {
         step: 3,
     };
     for (name, force) in [("gone", false), ("best", false), ("best", true)] {
-        tags::set(store.objects(), &name.parse().unwrap(), &target, force, 1).unwrap();
+        store.tag(&name.parse().unwrap(), &target, force, 1).unwrap();
     }
     tags::remove(store.objects(), &"gone".parse().unwrap(), 2).unwrap();
     let listed = decoded(&place, &["list"]);

@@ -7,7 +7,8 @@ use tpde_store::reference::Reference;
 use tpde_store::{Rate, RunName};
 
 use crate::commands::{
-    completions, diff, explain, forget, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, diff, explain, forget, gc, init, log, ls, policy, restore, save, show, stats, tag, undo,
+    verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -99,6 +100,7 @@ pub(crate) enum Command {
     Forget(forget::Args),
     Undo(undo::Args),
     Policy(policy::Args),
+    Gc(gc::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

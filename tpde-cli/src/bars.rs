@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tpde_store::{Progress, Stage};
 
 use crate::interrupt::{Moment, Watch};
+use crate::text::escape::plain;
 
 /// At most 80 columns.
 const TEMPLATE: &str =
@@ -52,9 +53,10 @@ impl Progress for Bars {
         self.watch.enter(match stage {
             Stage::Hash | Stage::Encode | Stage::Send => Moment::Saving,
             Stage::Restore => Moment::Restoring,
+            Stage::Collect => Moment::Collecting,
             _ => Moment::Reading,
         });
-        if !self.shown {
+        if !self.shown || total_bytes == 0 {
             return;
         }
         let bar = ProgressBar::new(total_bytes).with_message(match stage {
@@ -89,6 +91,22 @@ impl Progress for Bars {
         // A save encodes once more if a pack has gone meanwhile, and says so by starting again.
         if matches!(stage, Some(Stage::Encode | Stage::Send)) {
             self.watch.enter(Moment::Committing);
+        }
+    }
+
+    fn waiting(&self, writers: usize, who: &str) {
+        let others = match writers {
+            0 | 1 => String::new(),
+            more => format!(" and {} more", more - 1),
+        };
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shown {
+            let bar = bar.get_or_insert_with(|| {
+                let bar = ProgressBar::new_spinner();
+                bar.enable_steady_tick(REDRAW);
+                bar
+            });
+            bar.set_message(format!("waiting for {}{others}", plain(who)));
         }
     }
 

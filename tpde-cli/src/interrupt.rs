@@ -28,6 +28,8 @@ pub(crate) enum Moment {
     Saving,
     /// A save's commit.
     Committing,
+    /// A gc, which leaves a mark behind unless it is told to stop.
+    Collecting,
     /// Writing restored files.
     Restoring,
     /// Printing the answer.
@@ -37,7 +39,10 @@ pub(crate) enum Moment {
 impl Moment {
     /// Whether the first signal waits for the job.
     fn waits(self) -> bool {
-        matches!(self, Self::Committing | Self::Restoring | Self::Answering)
+        matches!(
+            self,
+            Self::Committing | Self::Collecting | Self::Restoring | Self::Answering
+        )
     }
 
     /// What to say when the command ends here, and what to do next.
@@ -49,6 +54,10 @@ impl Moment {
             Self::Committing => (
                 "interrupted while committing",
                 Some("`tpde log` tells whether the checkpoint is there; the same save again is harmless"),
+            ),
+            Self::Collecting => (
+                "interrupted while collecting; nothing that is needed was deleted",
+                Some("Run `tpde gc` again: it also clears away what this one left"),
             ),
             Self::Restoring => (
                 "interrupted; unfinished files (.tpde-*.partial) were left behind",
@@ -131,7 +140,7 @@ mod tests {
             assert!(!moment.waits() && moment.left().1.is_none(), "{moment:?}");
         }
         assert!(Moment::Saving.left().0.contains("nothing was committed"));
-        for moment in [Moment::Committing, Moment::Restoring] {
+        for moment in [Moment::Committing, Moment::Collecting, Moment::Restoring] {
             assert!(moment.waits() && moment.left().1.is_some(), "{moment:?}");
         }
     }

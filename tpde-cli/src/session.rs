@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+pub(crate) use tpde_store::now_unix_ms;
 use tpde_store::{DEFAULT_PACK_CACHE_BYTES, OpenOptions, Resolved, Store, StoreError};
 
 use crate::args::{Globals, Line};
@@ -160,12 +161,4 @@ impl From<&Resolved> for Named {
             step: place.map(|p| p.step),
         }
     }
-}
-
-/// Milliseconds since 1970, by this machine's clock.
-pub(crate) fn now_unix_ms() -> u64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,6 +16,7 @@ use crate::error::{Result, StoreError};
 use crate::history::{self, Log};
 use crate::ids::{ManifestId, Nonce};
 use crate::keys::{Key, Prefix};
+use crate::lease::{Lease, under_lease};
 use crate::names::RunName;
 use crate::reach::Reach;
 use crate::seqs::SeqSet;
@@ -66,7 +67,7 @@ pub struct Forgotten {
 }
 
 /// What was put back.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Undone {
     /// Commits that stand again, oldest first.
     pub back: Vec<Summary>,
@@ -160,16 +161,46 @@ impl Store {
     pub fn undo(&self, run: &RunName, now_unix_ms: u64) -> Result<Undone> {
         self.access().require_write()?;
         let log = history::log(self.objects(), run)?;
-        let mut undone = Undone {
-            back: Vec::new(),
-            lost: Vec::new(),
-        };
-        for commit in last_forgotten(&log) {
-            match self.is_whole(commit.manifest)? {
-                Some(true) => undone.back.push(commit.clone()),
-                Some(false) | None => undone.lost.push(commit.clone()),
+        let wanted: Vec<Summary> = last_forgotten(&log).into_iter().cloned().collect();
+        let mut recorded = false;
+        under_lease(self, &format!("undo {run}"), |lease| {
+            let undone = self
+                .put_back(lease, run, &wanted, recorded, now_unix_ms)
+                .map(Some);
+            recorded = true;
+            undone
+        })
+    }
+
+    /// Takes `wanted` back, under a lease.
+    ///
+    /// * `recorded`: whether that was tried under an earlier lease, which did not hold. What stands by then and is gone must not stand.
+    fn put_back(
+        &self,
+        lease: &Lease,
+        run: &RunName,
+        wanted: &[Summary],
+        recorded: bool,
+        now_unix_ms: u64,
+    ) -> Result<Undone> {
+        let log = history::log(self.objects(), run)?;
+        let (mut undone, mut out, mut wrong) = (Undone::default(), Vec::new(), Vec::new());
+        for commit in wanted {
+            let is_out = log.is_forgotten(commit.seq);
+            let is_whole = lease.secure(commit.manifest)?;
+            match (is_whole, is_out) {
+                (true, true) => out.push(commit.clone()),
+                (false, false) if recorded => wrong.push(commit.clone()),
+                _ => {}
             }
+            let list = if is_whole {
+                &mut undone.back
+            } else {
+                &mut undone.lost
+            };
+            list.push(commit.clone());
         }
+        self.append_sets(run, &wrong, Action::Forget, now_unix_ms)?;
         if undone.back.is_empty() {
             return Err(match undone.lost.len() {
                 0 => StoreError::not_found(
@@ -182,7 +213,7 @@ impl Store {
                 ),
             });
         }
-        self.append_sets(run, &undone.back, Action::Undo, now_unix_ms)?;
+        self.append_sets(run, &out, Action::Undo, now_unix_ms)?;
         Ok(undone)
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tpde_core::wire::Writer;
 use tpde_core::{Dtype, ID_LEN, TensorId};
 
-use crate::ids::{BlobId, Fingerprint, ManifestId, PackId};
+use crate::ids::{BlobId, Fingerprint, LeaseId, ManifestId, PackId};
 use crate::metrics::Metrics;
 use crate::roles::Role;
 
@@ -152,6 +152,8 @@ pub struct Manifest {
     pub note: String,
     /// Where it comes from: versions, commands, whatever is worth finding again.
     pub environment: BTreeMap<String, String>,
+    /// The lease that it was written under, so that no other writer ever writes this very manifest.
+    pub lease: Option<LeaseId>,
     /// Packs that the records name.
     pub packs: Vec<PackId>,
     /// Tensor contents, each once.

@@ -15,7 +15,7 @@ use super::{BlobRecord, FileContent, FileRecord, Manifest, TensorRecord};
 use crate::content::BLOB_BYTES;
 use crate::error::{Result, StoreError};
 use crate::files::paths;
-use crate::ids::{BlobId, ManifestId, PackId};
+use crate::ids::{BlobId, LeaseId, ManifestId, PackId};
 use crate::metrics::Metrics;
 
 const MAGIC: &[u8; 6] = b"TPDEMF";
@@ -143,8 +143,11 @@ impl Manifest {
             w.varint(file.mode.into());
             file.content.write(&mut w);
         }
-        // No additions yet.
-        w.varint(0);
+        w.varint(u64::from(self.lease.is_some()));
+        if let Some(lease) = &self.lease {
+            w.varint(LEASE);
+            w.prefixed(lease.as_bytes());
+        }
         w.into_bytes()
     }
 
@@ -264,7 +267,7 @@ impl Manifest {
             files.push(FileRecord { path, mode, content });
         }
         check_places(&files)?;
-        pass_over_additions(&mut r, &mut lists)?;
+        let lease = read_additions(&mut r, &mut lists)?;
         r.end(WHAT)?;
         let manifest = Self {
             run,
@@ -280,6 +283,7 @@ impl Manifest {
             tensors,
             blobs,
             files,
+            lease,
         };
         // No sum of lengths that anybody forms can overflow.
         let contents = manifest.tensors.iter().map(|t| u128::from(t.len_bytes));
@@ -292,13 +296,24 @@ impl Manifest {
     }
 }
 
+/// Number of the addition that names the writer's lease.
+const LEASE: u64 = 1;
+
 /// What later builds have to say beyond this record: an even number must be understood, an odd one may be passed over.
-fn pass_over_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Result<(), CodecError> {
+fn read_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Result<Option<LeaseId>, CodecError> {
     const WHAT: &str = "manifest addition";
+    let mut lease = None;
     for _ in 0..lists.count(r, 2)? {
         let number = r.varint(WHAT)?;
-        r.prefixed(WHAT)?;
-        if number.is_multiple_of(2) {
+        let addition = r.prefixed(WHAT)?;
+        if number == LEASE {
+            let id = addition
+                .try_into()
+                .map_err(|_| corrupt("a lease of another length"))?;
+            if lease.replace(LeaseId::from_bytes(id)).is_some() {
+                return Err(corrupt("two leases"));
+            }
+        } else if number.is_multiple_of(2) {
             return Err(CodecError::Unsupported {
                 what: WHAT,
                 found: number,
@@ -306,7 +321,7 @@ fn pass_over_additions(r: &mut Reader<'_>, lists: &mut Lists) -> std::result::Re
             });
         }
     }
-    Ok(())
+    Ok(lease)
 }
 
 pub(super) fn corrupt(detail: &str) -> CodecError {
@@ -357,6 +372,7 @@ mod tests {
             metrics: Metrics::new(vec!["loss=1.5".parse().unwrap()]).unwrap(),
             note: "before the spike".into(),
             environment: BTreeMap::from([("torch".to_owned(), "2.9".to_owned())]),
+            lease: None,
             packs: vec![PackId::of(b"1"), PackId::of(b"2")],
             tensors: vec![tensor],
             blobs: vec![blob],
@@ -422,7 +438,7 @@ mod tests {
         let manifest = sample();
         let mut record = manifest.write();
         assert_eq!(record.pop(), Some(0));
-        for (number, is_passed_over) in [(1, true), (0, false), (2, false), (0x7f, true)] {
+        for (number, is_passed_over) in [(3, true), (0, false), (2, false), (0x7f, true)] {
             let with = [&record[..], &[1, number, 3, b'a', b'b', b'c']].concat();
             match Manifest::read(&with) {
                 Ok(read) => assert!(is_passed_over && read == manifest, "{number}"),

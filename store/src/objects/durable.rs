@@ -6,9 +6,10 @@
 //! and the folder of a found file each time.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -71,12 +72,39 @@ impl Folders {
         Ok(names)
     }
 
+    /// Files that an upload was cut short in, older than `grace`: the backend writes `<name>#<n>` and then links it to its name.
+    pub(super) fn unfinished(&self, grace: Duration) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    folders.push(entry.path());
+                } else if kind.is_file() && is_unfinished(&entry.file_name().to_string_lossy()) {
+                    // One that vanishes meanwhile is finished.
+                    let age = entry.metadata().and_then(|m| m.modified()).map(|t| t.elapsed());
+                    if age.is_ok_and(|age| age.is_ok_and(|age| age >= grace)) {
+                        found.push(entry.path());
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes the folder `prefix` unless something is in it.
     pub(super) fn remove_if_empty(&self, prefix: &str) {
         if let Err(e) = std::fs::remove_dir(self.root.join(prefix)) {
             tracing::debug!(prefix, error = %e, "folder stays");
         }
     }
+}
+
+fn is_unfinished(name: &str) -> bool {
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Makes the entries of `folder` durable.

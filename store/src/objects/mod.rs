@@ -27,8 +27,9 @@ mod server;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -396,13 +397,9 @@ impl Objects {
         let Some(folders) = &self.folders else {
             return Ok(());
         };
-        folders.settle(&key.to_string()).map_err(|source| {
-            let error = object_store::Error::Generic {
-                store: "folder",
-                source: Box::new(source),
-            };
-            self.failed("sync", key, error)
-        })
+        folders
+            .settle(&key.to_string())
+            .map_err(|e| self.failed_on_disk("sync", key, e))
     }
 
     /// All objects under `prefix`, by ascending key. What is not a key of this format is passed over.
@@ -473,13 +470,8 @@ impl Objects {
     /// As [`Objects::list`].
     pub fn list_newest(&self, prefix: &Prefix, most: usize) -> Result<Vec<Key>> {
         if let Some(folders) = &self.folders {
-            let mut names = folders.names(&prefix.to_string()).map_err(|source| {
-                let error = object_store::Error::Generic {
-                    store: "folder",
-                    source: Box::new(source),
-                };
-                self.failed("list", prefix, error)
-            })?;
+            let names = folders.names(&prefix.to_string());
+            let mut names = names.map_err(|e| self.failed_on_disk("list", prefix, e))?;
             names.sort_unstable();
             let keys = names
                 .iter()
@@ -538,26 +530,70 @@ impl Objects {
         Ok((folders, objects.filter_map(|o| name(&o.location)).collect()))
     }
 
-    /// Deletes a scratch object of the probe; nothing else is ever deleted here.
-    pub(crate) fn delete_probe(
-        &self,
-        nonce: crate::ids::Nonce,
-        object: crate::keys::ProbeObject,
-    ) -> Result<()> {
-        let key = Key::Probe(nonce, object);
-        let (store, path) = (Arc::clone(&self.store), path(&key));
-        match self.driver.run(async move { store.delete(&path).await }) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed("delete", &key, error)),
+    /// Deletes the object, if it is there.
+    ///
+    /// One request, which is not repeated: after an error it may still take effect at any later time.
+    ///
+    /// # Errors
+    /// `Backend`: the disk or server failed, or did not answer.
+    pub(crate) fn delete(&self, key: &Key) -> Result<()> {
+        let (writer, path) = (Arc::clone(&self.writer), path(key));
+        match self.driver.run(async move { writer.delete(&path).await }) {
+            Ok(()) => Ok(()),
+            Err(error) if outcome::is_missing(&error) => Ok(()),
+            Err(error) => Err(self.failed("delete", key, error)),
         }
     }
 
-    /// Removes the probe's folders where folders exist; best effort, for they are empty.
-    pub(crate) fn remove_probe_folders(&self, nonce: crate::ids::Nonce) {
-        if let Some(folders) = &self.folders {
-            folders.remove_if_empty(&Prefix::Probe(nonce).to_string());
-            folders.remove_if_empty("probe");
+    /// Files of uploads to a disk that were cut short, older than `grace` by the disk's own clock; none on a server.
+    ///
+    /// # Errors
+    /// `Backend`: the disk failed.
+    pub(crate) fn unfinished(&self, grace: Duration) -> Result<Vec<PathBuf>> {
+        let Some(folders) = &self.folders else {
+            return Ok(Vec::new());
+        };
+        folders
+            .unfinished(grace)
+            .map_err(|e| self.failed_on_disk("list", &Prefix::Root, e))
+    }
+
+    /// Removes such files; gives how many.
+    ///
+    /// # Errors
+    /// `Backend`: the disk failed.
+    pub(crate) fn remove_unfinished(&self, files: &[PathBuf]) -> Result<u64> {
+        for file in files {
+            match std::fs::remove_file(file) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(self.failed_on_disk("delete", &file.display(), e));
+                }
+                _ => {}
+            }
         }
+        Ok(files.len() as u64)
+    }
+
+    /// Removes these folders where folders exist and nothing is in them; best effort.
+    pub(crate) fn remove_empty_folders(&self, prefixes: &[Prefix]) {
+        if let Some(folders) = &self.folders {
+            for prefix in prefixes {
+                folders.remove_if_empty(&prefix.to_string());
+            }
+        }
+    }
+
+    fn failed_on_disk(
+        &self,
+        action: &'static str,
+        key: &dyn fmt::Display,
+        error: std::io::Error,
+    ) -> StoreError {
+        let error = object_store::Error::Generic {
+            store: "folder",
+            source: Box::new(error),
+        };
+        self.failed(action, key, error)
     }
 
     /// How what a server sends is read.

@@ -41,7 +41,7 @@ impl Candidate {
 }
 
 /// Candidate checkpoints; each manifest is read when it is first needed.
-pub(super) struct Bases<'s> {
+pub(crate) struct Bases<'s> {
     store: &'s Store,
     candidates: Vec<ManifestId>,
     /// Whether the first of them is the run's newest checkpoint.
@@ -129,6 +129,16 @@ impl ByName {
 }
 
 impl<'s> Bases<'s> {
+    /// Bases that are chosen: the first as the newest checkpoint is, the others when deltas on it are dear.
+    pub(crate) fn chosen(store: &'s Store, candidates: Vec<ManifestId>) -> Self {
+        Self {
+            store,
+            has_newest: !candidates.is_empty(),
+            candidates,
+            loaded: Mutex::default(),
+        }
+    }
+
     /// Lists the candidates for the checkpoint that follows slot `newest`.
     ///
     /// * `tip`: the run's newest checkpoint, unless all are forgotten.

@@ -69,7 +69,7 @@ pub(super) struct BlobSource {
 
 /// A checkpoint as it stands on the user's disk.
 #[derive(Debug)]
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     pub(super) sources: Vec<SourceFile>,
     pub(super) files: Vec<FileRecord>,
     pub(super) tensors: Vec<TensorSource>,
@@ -135,7 +135,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// `Input` for a file that lies about itself or changes while it is read.
-    pub(super) fn read(found: &[Found], opaque: &GlobSet, progress: &dyn Progress) -> Result<Self> {
+    pub(crate) fn read(found: &[Found], opaque: &GlobSet, progress: &dyn Progress) -> Result<Self> {
         let mut sources = Vec::new();
         let mut jobs = Vec::new();
         let mut plans = Vec::new();
@@ -267,7 +267,7 @@ impl Checkpoint {
     }
 
     /// Bytes of all distinct contents.
-    pub(super) fn raw_bytes(&self) -> u64 {
+    pub(crate) fn raw_bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.len_bytes).sum::<u64>()
             + self.blobs.iter().map(|b| b.len_bytes as u64).sum::<u64>()
     }

@@ -41,11 +41,11 @@ impl Reads {
 
 /// What a caller allows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Most links below a tensor; one more for a tensor that is given another.
-    pub(super) max_depth: u8,
+    pub(crate) max_depth: u8,
     /// Most stored bytes that a restore of a tensor may read, as a multiple of its own.
-    pub(super) max_restore_ratio: Option<f64>,
+    pub(crate) max_restore_ratio: Option<f64>,
 }
 
 impl Limits {

@@ -7,40 +7,36 @@
 //! Files are read twice, by position and in bounded windows: once for the ids, once for what is new. A file that changes in
 //! between is an error, and the store is as it was: nothing refers to the packs that were written.
 
-mod bases;
+mod attempt;
+pub(crate) mod bases;
 mod blobs;
 mod choice;
+pub(crate) mod contents;
 mod encode;
-mod ids;
-mod limits;
+pub(crate) mod ids;
+pub(crate) mod limits;
 mod tensors;
-mod writer;
+pub(crate) mod writer;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use globset::GlobSet;
 use tpde_core::Relation;
 
-use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
+use crate::commit::ExpectParent;
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
 use crate::files::scan::{Scan, scan};
 use crate::graph::Graph;
-use crate::history;
-use crate::ids::{ManifestId, Nonce, PackId};
-use crate::keys::Key;
-use crate::manifest::{FileContent, Manifest};
+use crate::ids::{ManifestId, PackId};
+use crate::lease::under_lease;
 use crate::metrics::Metrics;
 use crate::names::RunName;
 use crate::pack::Needs;
 use crate::progress::{Progress, Stage};
-use crate::reach::Reach;
-use crate::slot::StoredSlot;
 use crate::store::Store;
-use crate::summary::{Totals, count};
-use crate::tags;
+use attempt::Attempt;
 pub use ids::KeptWhole;
 
 use ids::Checkpoint;
@@ -54,9 +50,6 @@ pub const DEFAULT_MAX_RESTORE_RATIO: f64 = 4.0;
 
 /// Most links that a caller may allow: a restore holds the frames of a whole chain.
 pub const MAX_MAX_DEPTH: u8 = 64;
-
-/// Times that a save starts over because a pack that it leant on has gone.
-const MAX_ATTEMPTS: u32 = 3;
 
 /// What to save, and how.
 #[derive(Debug, Clone)]
@@ -174,248 +167,11 @@ impl Store {
         let checkpoint = Checkpoint::read(&found, &request.opaque, progress)?;
         progress.finish();
 
-        let newest = history::newest(self.objects(), &request.run)?;
-        let commit = newest
-            .as_ref()
-            .map(|n| history::newest_commit(self.objects(), n))
-            .transpose()?;
-        let tip = commit.flatten().map(|commit| commit.manifest);
-        if tip.is_none() {
-            tags::check_run(self.objects(), &request.run)?;
-        }
-        let mut manifest = Manifest {
-            run: request.run.as_str().to_owned(),
-            step: request.step,
-            created_unix_ms: now_unix_ms(),
-            parent: tip.or(request.parent),
-            writer: concat!("tpde ", env!("CARGO_PKG_VERSION")).to_owned(),
-            archived_weights: false,
-            metrics: request.metrics.clone(),
-            note: request.note.clone(),
-            environment: request.environment.clone(),
-            packs: Vec::new(),
-            tensors: Vec::new(),
-            blobs: Vec::new(),
-            files: Vec::new(),
-        };
-        checkpoint.describe(&mut manifest);
-        let fingerprint = manifest.fingerprint();
-        let mut options = CommitOptions {
-            replace: request.replace,
-            expect_parent: request.expect_parent,
-            again: false,
-        };
-        let mut report = SaveReport {
-            manifest: ManifestId::of(&[]),
-            seq: 0,
-            already_there: true,
-            raw_bytes: manifest.raw_bytes(),
-            stored_bytes: 0,
-            files: count(
-                manifest
-                    .files
-                    .iter()
-                    .filter(|f| f.content != FileContent::Directory)
-                    .count(),
-            ),
-            tensors: count(manifest.named_tensors().count()),
-            new_tensors: 0,
-            left_out,
-            kept_whole: checkpoint.kept_whole.clone(),
-        };
-        let standing = commit::precheck(
-            self.objects(),
-            &request.run,
-            newest.as_ref(),
-            request.step,
-            &fingerprint,
-            &options,
-        )?;
-        let mut mends = false;
-        if let (Some(seq), Some(newest)) = (standing, &newest) {
-            report.seq = seq;
-            report.manifest = history::record_at(self.objects(), newest, seq)?.manifest;
-            match self.is_whole(report.manifest)? {
-                Some(true) => return Ok(report),
-                Some(false) => mends = true,
-                // Without its manifest the commit is lost: another takes its place.
-                None => options.again = true,
-            }
-            tracing::warn!(
-                "{run}@{} lacks contents, which are stored again",
-                request.step,
-                run = request.run
-            );
-        }
-
-        let (stored_bytes, new_tensors) = self.store_contents(
-            request,
-            &checkpoint,
-            newest.as_ref(),
-            tip,
-            &mut manifest,
-            progress,
-        )?;
-        checkpoint.sources.iter().try_for_each(|s| s.check_unchanged())?;
-        let (id, bytes) = manifest.encode()?;
-        report.stored_bytes = stored_bytes + bytes.len() as u64;
-        report.new_tensors = new_tensors;
-        if mends {
-            // Contents are found by what they decode to, so the commit that stands is whole again.
-            self.catalog.flush();
-            report.stored_bytes = stored_bytes;
-            return Ok(report);
-        }
-        self.objects().put_content(&Key::Manifest(id), bytes.into())?;
-        let new = NewCommit {
-            manifest: id,
-            fingerprint,
-            step: request.step,
-            nonce: Nonce::random()?,
-            created_unix_ms: manifest.created_unix_ms,
-            metrics: request.metrics.clone(),
-            totals: Totals {
-                raw_bytes: report.raw_bytes,
-                stored_bytes: report.stored_bytes,
-                tensors: report.tensors,
-                new_tensors,
-            },
-        };
-        let outcome = commit::commit(self.objects(), &request.run, &new, &options)?;
+        let work = format!("save {}@{}", request.run, request.step);
+        let mut attempt = Attempt::new(request, &checkpoint, left_out, progress);
+        let report = under_lease(self, &work, |lease| attempt.run(lease))?;
         self.catalog.flush();
-        match outcome {
-            Outcome::Committed { seq } => {
-                report.already_there = false;
-                (report.seq, report.manifest) = (seq, id);
-            }
-            // Another process saved the same files to the same step while this one was at it.
-            Outcome::AlreadyThere { seq } => {
-                let newest = history::newest_of(self.objects(), &request.run)?;
-                (report.seq, report.manifest) =
-                    (seq, history::record_at(self.objects(), &newest, seq)?.manifest);
-            }
-        }
         Ok(report)
-    }
-
-    /// Stores what is new and notes in `manifest` where everything is. Returns the bytes written and the number of new
-    /// tensors.
-    fn store_contents(
-        &self,
-        request: &SaveRequest,
-        checkpoint: &Checkpoint,
-        newest: Option<&StoredSlot>,
-        tip: Option<ManifestId>,
-        manifest: &mut Manifest,
-        progress: &dyn Progress,
-    ) -> Result<(u64, u32)> {
-        let mut attempt = 1;
-        let (tensors, blobs, packs, written_bytes) = loop {
-            let bases = bases::Bases::new(self, newest, tip, request.parent)?;
-            let mut packs = writer::PackQueue::new(self);
-            let mut relied = BTreeSet::new();
-            progress.start(Stage::Encode, checkpoint.raw_bytes());
-            let saver = tensors::TensorSaver {
-                encoder: encode::Encoder {
-                    store: self,
-                    checkpoint,
-                    limits: limits::Limits {
-                        max_depth: request.max_depth,
-                        max_restore_ratio: request.max_restore_ratio,
-                    },
-                },
-                bases: &bases,
-                progress,
-                archive: request.archive_weights,
-                seq: newest.map_or(0, |newest| newest.slot.seq.saturating_add(1)),
-            };
-            let tensors = saver.save(&mut packs, &mut relied)?;
-            let blobs = blobs::store_blobs(self, checkpoint, &bases, &mut packs, &mut relied, progress)?;
-            let written_bytes = packs.finish()?;
-            progress.finish();
-            if self.all_there(&relied)? {
-                break (tensors, blobs, packs, written_bytes);
-            }
-            if attempt == MAX_ATTEMPTS {
-                let detail = "packs that this checkpoint leans on keep disappearing while it is saved";
-                return Err(StoreError::conflict(
-                    detail,
-                    "Stop whatever deletes from the store and save again",
-                ));
-            }
-            attempt += 1;
-        };
-        let mut list = PackList::default();
-        let mut new_tensors = 0;
-        for (record, stored) in manifest.tensors.iter_mut().zip(&tensors) {
-            let holders = if stored.is_new {
-                packs.packs_of(record.id.as_bytes())
-            } else {
-                stored.packs.clone()
-            };
-            record.packs = holders.into_iter().map(|p| list.index(p)).collect();
-            record.rank = stored.rank;
-            (record.has_base, record.is_given) = (stored.has_base, stored.is_given);
-            record.stored_bytes = stored.stored_bytes;
-            record.changed_elems = stored.changed_elems;
-            record.max_ulp = stored.max_ulp;
-            manifest.archived_weights |= stored.is_cast;
-            new_tensors += u32::from(stored.is_new);
-        }
-        for (record, known) in manifest.blobs.iter_mut().zip(blobs) {
-            record.stored_bytes = known.stored_bytes;
-            let holder = known
-                .pack
-                .or_else(|| packs.packs_of(record.id.as_bytes()).first().copied());
-            record.pack = holder.map_or(0, |p| list.index(p));
-        }
-        manifest.packs = list.packs;
-        Ok((written_bytes, new_tensors))
-    }
-}
-
-impl Store {
-    /// Whether everything that a stored checkpoint consists of is in the store, by the footers of its packs.
-    /// `None` if its manifest cannot be read.
-    pub(crate) fn is_whole(&self, id: ManifestId) -> Result<Option<bool>> {
-        let Some(manifest) = self.readable_manifest(id)? else {
-            return Ok(None);
-        };
-        let mut reach = Reach::default();
-        match self.reach(&manifest, &mut reach) {
-            Ok(()) => self.all_there(&reach.packs).map(Some),
-            Err(StoreError::Corrupt { .. }) => Ok(Some(false)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
-    fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
-        let mut all = true;
-        for pack in packs {
-            if self.objects().head(&Key::Pack(*pack))?.is_none() {
-                tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
-                self.catalog.forget(pack);
-                all = false;
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// Packs, each once, in the order in which they were first named.
-#[derive(Debug, Default)]
-struct PackList {
-    packs: Vec<PackId>,
-    index_of: HashMap<PackId, u32>,
-}
-
-impl PackList {
-    fn index(&mut self, pack: PackId) -> u32 {
-        *self.index_of.entry(pack).or_insert_with(|| {
-            self.packs.push(pack);
-            count(self.packs.len() - 1)
-        })
     }
 }
 
@@ -469,10 +225,4 @@ impl StoredTensor {
         }
         stored
     }
-}
-
-/// Milliseconds since 1970, by this machine's clock.
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

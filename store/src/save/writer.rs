@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::ids::PackId;
+use crate::ids::{BlobId, LeaseId, PackId};
 use crate::keys::Key;
-use crate::pack::{Content, ContentHash, ContentPrefix, Entry, Holder, Needs, PackWriter, Part, prefix_of};
+use crate::pack::{
+    BlobCodec, Content, ContentHash, ContentPrefix, Entry, Holder, Needs, PackWriter, Part, prefix_of,
+};
 use crate::progress::{Progress, Silent};
 use crate::store::Store;
 use crate::transfer::Uploads;
 
 /// The pack that is being filled, and where everything went.
-pub(super) struct PackQueue<'s> {
+pub(crate) struct PackQueue<'s> {
     store: &'s Store,
     open: PackWriter,
     /// Pieces in the open pack.
@@ -21,33 +23,38 @@ pub(super) struct PackQueue<'s> {
     holders: HashMap<(ContentPrefix, Part), Option<PackId>>,
     /// Packs of each content that was added.
     placed: HashMap<ContentHash, Vec<PackId>>,
+    written: Vec<PackId>,
     written_bytes: u64,
     uploads: Uploads,
     /// What is in the packs that are on their way.
     sent: HashMap<PackId, Vec<Entry>>,
+    lease: LeaseId,
 }
 
 impl<'s> PackQueue<'s> {
-    pub(super) fn new(store: &'s Store) -> Self {
+    /// * `lease`: goes into every pack, so that no other writer ever writes one of this name.
+    pub(crate) fn new(store: &'s Store, lease: LeaseId) -> Self {
         Self {
             store,
             open: PackWriter::default(),
             pending: Vec::new(),
             holders: HashMap::new(),
             placed: HashMap::new(),
+            written: Vec::new(),
             written_bytes: 0,
             uploads: Uploads::new(store.objects()),
             sent: HashMap::new(),
+            lease,
         }
     }
 
     /// Adds a piece; closes the open pack first if it would grow too long.
     ///
-    /// * `needs`: a given tensor whose holder is unknown is looked for among the pieces that were added before.
+    /// * `needs`: what is read and whose holder is unknown is looked for among the pieces that were added before.
     ///
     /// # Errors
     /// `Backend` if a full pack cannot be stored.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         id: ContentHash,
         content: Content,
@@ -55,22 +62,33 @@ impl<'s> PackQueue<'s> {
         rank: u8,
         piece: &[u8],
     ) -> Result<()> {
-        if !self.open.is_empty() && !self.open.fits(piece.len()) {
+        if !self.pending.is_empty() && !self.open.fits(piece.len()) {
             self.close()?;
+        }
+        if self.open.is_empty() {
+            let lease = self.lease.as_bytes();
+            let content = Content::Blob {
+                len_bytes: lease.len() as u64,
+                codec: BlobCodec::Plain,
+            };
+            let id = *BlobId::of(lease).as_bytes();
+            self.open.add(id, content, Needs::default(), 0, lease);
         }
         let part = match content {
             Content::Slices { dtype, first } => Part::Slice { dtype, number: first },
             Content::Blob { .. } => Part::Blob,
         };
-        if let Some((relation, given)) = &mut needs.given
-            && given.holder == Holder::Unknown
-        {
-            let holder = self.holders.get(&(given.prefix, part.given(*relation)));
-            given.holder = match holder {
-                None => Holder::Unknown,
-                Some(None) => Holder::Here,
-                Some(Some(pack)) => Holder::Pack(*pack),
-            };
+        let base = needs.base.as_mut().map(|base| (base, part));
+        let given = needs.given.as_mut();
+        let given = given.map(|(relation, given)| (given, part.given(*relation)));
+        for (needed, part) in base.into_iter().chain(given) {
+            if needed.holder == Holder::Unknown {
+                needed.holder = match self.holders.get(&(needed.prefix, part)) {
+                    None => Holder::Unknown,
+                    Some(None) => Holder::Here,
+                    Some(Some(pack)) => Holder::Pack(*pack),
+                };
+            }
         }
         self.open.add(id, content, needs, rank, piece);
         self.holders.insert((prefix_of(&id), part), None);
@@ -80,6 +98,7 @@ impl<'s> PackQueue<'s> {
 
     fn close(&mut self) -> Result<()> {
         let (pack, bytes, entries) = std::mem::take(&mut self.open).finish();
+        self.written.push(pack);
         self.written_bytes += bytes.len() as u64;
         if let Some(cache) = self.store.objects().pack_cache() {
             // The next checkpoint is taken against this one.
@@ -114,8 +133,8 @@ impl<'s> PackQueue<'s> {
     ///
     /// # Errors
     /// `Backend` if one cannot be stored: the first that failed.
-    pub(super) fn send_all(&mut self, progress: &dyn Progress) -> Result<()> {
-        if !self.open.is_empty() {
+    pub(crate) fn send_all(&mut self, progress: &dyn Progress) -> Result<()> {
+        if !self.pending.is_empty() {
             self.close()?;
         }
         let finished = self.uploads.finish(progress);
@@ -127,7 +146,7 @@ impl<'s> PackQueue<'s> {
     ///
     /// # Errors
     /// As [`PackQueue::send_all`].
-    pub(super) fn finish(&mut self) -> Result<u64> {
+    pub(crate) fn finish(&mut self) -> Result<u64> {
         self.send_all(&Silent)?;
         Ok(self.written_bytes)
     }
@@ -137,8 +156,13 @@ impl<'s> PackQueue<'s> {
         self.placed.entry(id).or_default().push(pack);
     }
 
+    /// The packs that were stored.
+    pub(crate) fn written(&self) -> impl Iterator<Item = PackId> {
+        self.written.iter().copied()
+    }
+
     /// Packs that hold a content that was added; empty for one that was not. Complete after [`PackQueue::finish`].
-    pub(super) fn packs_of(&self, id: &ContentHash) -> Vec<PackId> {
+    pub(crate) fn packs_of(&self, id: &ContentHash) -> Vec<PackId> {
         self.placed.get(id).cloned().unwrap_or_default()
     }
 }

@@ -137,12 +137,22 @@ fn port_after(line: &str, before: &str) -> Option<u16> {
     digits.parse().ok()
 }
 
+/// moto looks for an object and stores it in two steps, so of two requests at the same time both may create it. A server of this kind that
+/// takes one request after the other decides as a real one does.
+const ONE_AT_A_TIME: &str = "
+import moto.server, werkzeug.serving
+def one_at_a_time(*args, **options):
+    werkzeug.serving.run_simple(*args, **(options | {'threaded': False}))
+moto.server.run_simple = one_at_a_time
+moto.server.main()
+";
+
 /// moto's server, which chooses its port itself.
 pub(crate) fn moto() -> Server {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(installed("bin/moto_server"));
+    let mut command = Command::new(installed("bin/python"));
     command
-        .args(["-H", "127.0.0.1", "-p", "0"])
+        .args(["-c", ONE_AT_A_TIME, "-H", "127.0.0.1", "-p", "0"])
         .current_dir(folder.path());
     let (child, lines) = start(&mut command);
     let port = wait_for(&lines, |line| port_after(line, "Running on http://127.0.0.1:")).unwrap();

@@ -213,5 +213,5 @@ fn set(
         seq: place.seq,
         step: place.step,
     };
-    Ok(tags::set(store.objects(), name, &target, force, now_unix_ms())?)
+    Ok(store.tag(name, &target, force, now_unix_ms())?)
 }

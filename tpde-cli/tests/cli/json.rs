@@ -80,6 +80,7 @@ fn fields_are_the_documented_ones() {
         ("tpde tag --delete", "tag --delete newest"),
         ("tpde forget", "forget llama --keep-last 2 --dry-run"),
         ("tpde policy", "policy --keep-last 3 --keep-every 1000"),
+        ("tpde gc", "gc --dry-run"),
         ("tpde stats", "stats"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),

@@ -1,0 +1,1 @@
+//! Leases against marks and fences.
