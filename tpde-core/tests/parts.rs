@@ -1,6 +1,10 @@
 //! Parts of frames: decoded from fewer bytes, and proved all the same.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
 
 use tpde_core::{
     Base, Chain, CodecError, Dtype, Frame, FrameHead, Link, Slice, SubtreeHash, encode_frame, merge_subtrees,
