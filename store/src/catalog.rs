@@ -12,13 +12,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rayon::prelude::*;
 
 use crate::error::{Result, StoreError};
 use crate::ids::PackId;
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
-use crate::objects::Objects;
+use crate::objects::{Objects, at_once};
 use crate::pack::{ContentHash, ContentPrefix, Entry, PART_LEN, PREFIX_LEN, Part, prefix_of, read_entries};
 
 /// Some content that is looked for.
@@ -199,6 +198,8 @@ struct Known {
     /// Every pack of each content, once all packs were asked.
     holders: Mutex<HashMap<ContentKey, Vec<PackId>>>,
     scanned: Mutex<Scanned>,
+    /// Footers that somebody is reading: whoever wants the same one waits for it.
+    reading: Mutex<HashMap<PackId, Arc<Mutex<()>>>>,
 }
 
 /// Footers that are read at one time.
@@ -230,6 +231,7 @@ impl Catalog {
                 read: Mutex::default(),
                 holders: Mutex::default(),
                 scanned: Mutex::new(Scanned::Nothing),
+                reading: Mutex::default(),
             }),
             sight: Sight::default(),
         }
@@ -376,12 +378,19 @@ impl Catalog {
 
     /// A pack's entries; `None` if the pack is missing or damaged, which `verify` reports and a search steps over.
     fn entries(&self, objects: &Objects, pack: PackId) -> Result<Option<Arc<PackEntries>>> {
-        if let Some(known) = self.known.read.lock().get(&pack) {
-            return Ok(known.clone());
+        let known = || self.known.read.lock().get(&pack).cloned();
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = Arc::clone(self.known.reading.lock().entry(pack).or_default());
+        let _turn = turn.lock();
+        if let Some(known) = known() {
+            return Ok(known);
         }
         let entries =
             readable(read_entries(objects, pack))?.map(|entries| Arc::new(PackEntries::new(entries)));
         self.known.read.lock().insert(pack, entries.clone());
+        self.known.reading.lock().remove(&pack);
         Ok(entries)
     }
 
@@ -408,10 +417,7 @@ impl Catalog {
             .collect();
         // A few at a time, so that the footers of a large store are not all held at once.
         for some in unknown.chunks(PACKS_AT_ONCE) {
-            let read: Vec<Option<Vec<Entry>>> = some
-                .par_iter()
-                .map(|&pack| readable(read_entries(objects, pack)))
-                .collect::<Result<_>>()?;
+            let read = at_once(objects, some, |&pack| readable(read_entries(objects, pack)))?;
             for (&pack, entries) in some.iter().zip(&read) {
                 if let Some(entries) = entries {
                     self.add_to_index(pack, entries);

@@ -7,9 +7,9 @@ use crate::compress::decompress;
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::{BlobId, PackId};
-use crate::keys::Key;
 use crate::objects::Objects;
 use crate::pack::{BlobCodec, Content, Part};
+use crate::transfer::Pieces;
 
 /// Longest blob: larger files are cut. A power of two of BLAKE3 chunks, so that a file's digest merges from its blobs'.
 pub(crate) const BLOB_BYTES: usize = 8 << 20;
@@ -50,13 +50,13 @@ impl Catalog {
 ///
 /// # Errors
 /// `Corrupt`, naming the pack and the tensor.
-pub(crate) fn read_slice(
-    objects: &Objects,
+pub(crate) fn read_slice<'a>(
+    pieces: impl Into<Pieces<'a>>,
     id: TensorId,
     graph: &Graph,
     out: &mut [u8],
 ) -> Result<SubtreeHash> {
-    let stored = stored_frames(objects, graph)?;
+    let stored = pieces.into().of_graph(graph)?;
     let damaged = |piece: &Piece, e: CodecError| {
         StoreError::decoding(format!("tensor {} in {}", id.short(), piece.shown()), e)
     };
@@ -81,17 +81,8 @@ pub(crate) fn read_slice(
     hash.map_err(|error| damaged(first_damaged(graph, &frames).unwrap_or(newest), error))
 }
 
-/// The pieces of a graph, as they are stored.
-pub(crate) fn stored_frames(objects: &Objects, graph: &Graph) -> Result<Vec<bytes::Bytes>> {
-    graph
-        .nodes()
-        .iter()
-        .map(|node| objects.get_range(&Key::Pack(node.piece.pack), node.piece.range()))
-        .collect()
-}
-
 /// Checks that a frame is what its entry says.
-fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result<()> {
+pub(crate) fn check_entry(graph: &Graph, at: usize, frame: &Frame<'_>) -> tpde_core::Result<()> {
     let node = &graph.nodes()[at];
     let id = |n: usize| TensorId::from_bytes(graph.nodes()[n].piece.entry().id);
     if let Some(base) = node.base {
@@ -169,10 +160,15 @@ pub(crate) fn read_blob(
 ///
 /// # Errors
 /// `Corrupt` if a piece does not decompress or does not hash to its id.
-pub(crate) fn read_blob_graph(objects: &Objects, id: BlobId, graph: &Graph) -> Result<Vec<u8>> {
+pub(crate) fn read_blob_graph<'a>(
+    pieces: impl Into<Pieces<'a>>,
+    id: BlobId,
+    graph: &Graph,
+) -> Result<Vec<u8>> {
+    let stored = pieces.into().of_graph(graph)?;
     let mut bytes = Vec::new();
     // A blob reads at most one other, so its graph is a chain.
-    for node in graph.nodes() {
+    for (node, stored) in graph.nodes().iter().zip(stored) {
         let piece = &node.piece;
         let damaged = |detail: String| StoreError::corrupt(format!("blob in {}", piece.shown()), detail);
         let Content::Blob { len_bytes, codec } = piece.entry().content else {
@@ -180,7 +176,6 @@ pub(crate) fn read_blob_graph(objects: &Objects, id: BlobId, graph: &Graph) -> R
         };
         let len_bytes = usize::try_from(len_bytes).ok().filter(|&n| n <= BLOB_BYTES);
         let len_bytes = len_bytes.ok_or_else(|| damaged("it is longer than a blob can be".into()))?;
-        let stored = objects.get_range(&Key::Pack(piece.pack), piece.range())?;
         let next = match codec {
             BlobCodec::Plain => stored.to_vec(),
             BlobCodec::Zstd => decompress(&stored, &bytes, len_bytes).map_err(&damaged)?,

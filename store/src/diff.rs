@@ -12,6 +12,7 @@ use crate::manifest::{FileContent, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
 use crate::restore::{hints, slices};
 use crate::store::Store;
+use crate::transfer::Pieces;
 use crate::window::windows;
 
 /// What became of a tensor.
@@ -181,7 +182,7 @@ impl Store {
             .catalog
             .slice(self.objects(), record.id, record.dtype, slice, &hints)?;
         let mut bytes = vec![0; len_bytes];
-        read_slice(self.objects(), record.id, &graph, &mut bytes)?;
+        read_slice(Pieces::cached(self.objects()), record.id, &graph, &mut bytes)?;
         Ok(bytes)
     }
 }

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use tpde_core::{Base, Frame, Given, ID_LEN, Ledger, Slice, TensorId, floor_bytes};
 
-use crate::content::{chain, stored_frames};
+use crate::content::chain;
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::{BlobId, PackId, TOKEN_LEN};
 use crate::keys::Key;
 use crate::manifest::{Manifest, TensorRecord};
-use crate::objects::Objects;
 use crate::pack::{PREFIX_LEN, named_packs, read_entries};
 use crate::progress::{Progress, Stage};
 use crate::reference::Resolved;
 use crate::restore::slices;
 use crate::roles::Role;
 use crate::store::Store;
+use crate::transfer::Pieces;
 
 /// What the tensors of one role cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -160,7 +160,8 @@ impl Store {
             share.raw_bytes += record.len_bytes;
             for (slice, ..) in slices(record) {
                 let graph = self.slice_graph(&manifest, record, slice)?;
-                let (ledger, floor) = explain_slice(self.objects(), record, slice, &graph, &mut pace)?;
+                let (ledger, floor) =
+                    explain_slice(Pieces::cached(self.objects()), record, slice, &graph, &mut pace)?;
                 share.ledger = share.ledger.plus(&ledger);
                 share.floor_bytes += floor;
             }
@@ -282,13 +283,13 @@ fn position(role: Role) -> usize {
 
 /// The ledger of a slice's frame, and its floor.
 fn explain_slice(
-    objects: &Objects,
+    pieces: Pieces<'_>,
     record: &TensorRecord,
     slice: u32,
     graph: &Graph,
     pace: &mut Pace,
 ) -> Result<(Ledger, f64)> {
-    let stored = stored_frames(objects, graph)?;
+    let stored = pieces.of_graph(graph)?;
     let damaged = |e| StoreError::decoding(format!("tensor {}", record.id.short()), e);
     let frames = stored
         .iter()

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! part        some elements of a tensor, from the bytes that they take
 //! lease       what keeps gc from what a writer relies on         mark    what a gc is about to delete
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
 //! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
+//! transfer    packs and pieces on their way, many at a time
 //! catalog     which piece of which pack holds some content
 //! roles       what a tensor is to its run, told by its name
 //! manifest, pack, files                  what a checkpoint consists of, where it is kept, where it came from
@@ -67,6 +69,7 @@ pub mod metrics;
 pub mod names;
 pub mod objects;
 pub mod pack;
+mod part;
 pub mod probe;
 pub mod progress;
 mod reach;
@@ -85,6 +88,7 @@ pub mod stats;
 mod store;
 pub mod summary;
 pub mod tags;
+pub mod transfer;
 pub mod verified;
 pub mod verify;
 mod window;
@@ -105,7 +109,7 @@ pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};
 pub use names::{RunName, TagName};
-pub use objects::Objects;
+pub use objects::{Objects, Rate};
 pub use progress::{Progress, Silent, Stage};
 pub use reference::Resolved;
 pub use repack::{RepackReport, RepackRequest};
@@ -114,6 +118,7 @@ pub use roles::Role;
 pub use save::{KeptWhole, SaveReport, SaveRequest};
 pub use seqs::SeqSet;
 pub use stats::{RunStats, Stats};
-pub use store::Store;
+pub use store::{DEFAULT_PACK_CACHE_BYTES, OpenOptions, Store};
 pub use summary::{Summary, Totals};
+pub use transfer::Moved;
 pub use verify::{Problem, VerifyLevel, VerifyReport, VerifyRequest};

@@ -8,6 +8,10 @@ pub enum Stage {
     Hash,
     /// Encoding what is new.
     Encode,
+    /// Waiting for what is encoded to be stored.
+    Send,
+    /// Bringing what a checkpoint is decoded from.
+    Fetch,
     /// Decoding and writing files.
     Restore,
     /// Checking stored objects.

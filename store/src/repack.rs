@@ -1,4 +1,4 @@
-//! Repack: the same contents in fewer bytes, after much of a history was forgotten (docs/adr/0014).
+//! Repack: the same contents in fewer bytes, after much of a history was forgotten (docs/adr/0016).
 //!
 //! ```text
 //! kept 0 ◀─ gone 1 ◀─ gone 2 ◀─ kept 3          rebase:   kept 0 ◀─────────────── kept 3'

@@ -4,24 +4,28 @@
 //! manifest ─▶ graphs (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
 //! ```
 
+mod plan;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use globset::GlobSet;
 use rayon::prelude::*;
-use tpde_core::{SubtreeHash, TensorId, merge_subtrees, slices_of};
+use tpde_core::{SubtreeHash, TensorId, merge_subtrees};
 
-use crate::content::{read_blob, read_slice};
+use crate::content::{read_blob_graph, read_slice};
 use crate::error::{Result, StoreError};
 use crate::files::target::{TargetDir, TargetFile};
-use crate::graph::Graph;
-use crate::ids::{ManifestId, PackId};
-use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
+use crate::ids::ManifestId;
+use crate::manifest::{FileContent, FileRecord, Manifest};
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use crate::summary::count;
-use crate::window::{decoding_bytes, windows};
+use crate::transfer::{Moved, Pieces, ahead};
+use plan::{Job, Part, Plan, tensors_of};
+
+pub(crate) use plan::{hints, slices};
 
 /// What is added to the name of a PyTorch file of which only some tensors are restored.
 pub const EXCERPT: &str = ".safetensors";
@@ -59,6 +63,8 @@ pub struct RestoreReport {
     pub stale_files: u64,
     /// Files in the target that are none of the checkpoint's; looked for only if files were to be written over.
     pub other_files: u64,
+    /// What a server sent of packs.
+    pub moved: Moved,
 }
 
 /// A file that is to be written.
@@ -70,46 +76,6 @@ struct Chosen<'m> {
 impl Chosen<'_> {
     fn is_directory(&self) -> bool {
         self.record.content == FileContent::Directory
-    }
-}
-
-/// One piece of a file that is to be written.
-enum Part {
-    Slice {
-        file: usize,
-        tensor: usize,
-        slice: u32,
-        graph: Graph,
-        at: u64,
-        len_bytes: usize,
-    },
-    Bytes {
-        file: usize,
-        blob: usize,
-        /// Where its bytes go: from which of them on, where to, how many.
-        places: Vec<(usize, u64, usize)>,
-        len_bytes: usize,
-    },
-    Header {
-        file: usize,
-        bytes: Vec<u8>,
-    },
-}
-
-impl Part {
-    /// Bytes in memory while it is written.
-    fn memory_bytes(&self) -> u64 {
-        match self {
-            Self::Slice { len_bytes, graph, .. } => decoding_bytes(*len_bytes as u64, graph),
-            Self::Bytes { .. } | Self::Header { .. } => self.len_bytes(),
-        }
-    }
-
-    fn len_bytes(&self) -> u64 {
-        match self {
-            Self::Slice { len_bytes, .. } | Self::Bytes { len_bytes, .. } => *len_bytes as u64,
-            Self::Header { bytes, .. } => bytes.len() as u64,
-        }
     }
 }
 
@@ -127,17 +93,12 @@ impl Store {
     pub fn restore(&self, request: &RestoreRequest, progress: &dyn Progress) -> Result<RestoreReport> {
         let manifest = self.named_manifest(request.manifest)?;
         let files = select(&manifest, request)?;
-        let mut plan = Plan {
-            store: self,
-            manifest: &manifest,
-            parts: Vec::new(),
-            lens: Vec::new(),
-        };
+        let mut plan = Plan::new(&manifest);
         for (number, file) in files.iter().enumerate() {
-            go_on(progress, 0)?;
             plan.file(number, file.record, request.tensors.as_ref())?;
         }
-        let Plan { parts, lens, .. } = plan;
+        let lens = std::mem::take(&mut plan.lens);
+        let jobs = plan.resolve(&self.catalog, self.objects(), progress)?;
 
         // Whoever watches must know before the first file is there that this is no moment to be killed.
         progress.start(Stage::Restore, lens.iter().sum());
@@ -157,7 +118,7 @@ impl Store {
                 false => Some(target.file(&file.path, file.record.mode, len_bytes, request.overwrite)?),
             });
         }
-        self.write_parts(&manifest, &parts, &open, progress)?;
+        let moved = self.write(&manifest, &jobs, &open, progress)?;
         progress.finish();
         for (done, file) in open.into_iter().flatten().enumerate() {
             go_on(progress, done)?;
@@ -191,84 +152,133 @@ impl Store {
                     .sum(),
             ),
             bytes: lens.iter().sum(),
+            moved,
         })
     }
 
-    fn write_parts(
+    /// Brings everything that a checkpoint is decoded from, as a restore does, and decodes nothing: what this machine keeps of packs
+    /// is complete afterwards, if it keeps any and has room.
+    ///
+    /// # Errors
+    /// As [`Store::restore`].
+    pub fn fetch(&self, id: ManifestId, progress: &dyn Progress) -> Result<Moved> {
+        let manifest = self.named_manifest(id)?;
+        let mut plan = Plan::new(&manifest);
+        for (number, file) in manifest.files.iter().enumerate() {
+            plan.file(number, file, None)?;
+        }
+        let jobs = plan.resolve(&self.catalog, self.objects(), progress)?;
+        progress.start(Stage::Fetch, jobs.iter().map(|job| job.part.len_bytes()).sum());
+        let moved = ahead(
+            Pieces::cached(self.objects()),
+            &jobs,
+            Job::memory_bytes,
+            Job::reads,
+            |window, _| {
+                go_on(progress, 0)?;
+                progress.advance(window.iter().map(|job| job.part.len_bytes()).sum());
+                Ok(())
+            },
+        )?;
+        progress.finish();
+        Ok(moved)
+    }
+
+    fn write(
         &self,
         manifest: &Manifest,
-        parts: &[Part],
+        jobs: &[Job],
         open: &[Option<TargetFile>],
         progress: &dyn Progress,
-    ) -> Result<()> {
+    ) -> Result<Moved> {
         let write = |file: usize, at: u64, bytes: &[u8]| -> Result<()> {
             open[file].as_ref().map_or(Ok(()), |f| f.write_at(at, bytes))
         };
         // Slices of one tensor follow one another, so the hashes of a tensor are merged when the next one begins.
         let mut current: Option<(TensorId, Vec<SubtreeHash>)> = None;
-        for window in windows(parts, Part::memory_bytes) {
-            let done: Result<Vec<Option<SubtreeHash>>> = window
-                .par_iter()
-                .map(|part| {
-                    go_on(progress, 0)?;
-                    let hash = match part {
-                        Part::Slice {
-                            file,
-                            tensor,
-                            graph,
-                            at,
-                            len_bytes,
-                            ..
-                        } => {
-                            let mut bytes = vec![0; *len_bytes];
-                            let id = manifest.tensors[*tensor].id;
-                            let hash = read_slice(self.objects(), id, graph, &mut bytes)?;
-                            write(*file, *at, &bytes)?;
-                            Some(hash)
-                        }
-                        Part::Bytes {
-                            file,
-                            blob,
-                            places,
-                            len_bytes,
-                        } => {
-                            let blob = &manifest.blobs[*blob];
-                            let hint = manifest.packs[blob.pack as usize];
-                            let bytes = read_blob(self.objects(), &self.catalog, blob.id, &[hint])?;
-                            if bytes.len() != *len_bytes {
-                                let detail = format!("it has {} bytes, not {len_bytes}", bytes.len());
-                                return Err(StoreError::corrupt(format!("blob {}", blob.id.short()), detail));
-                            }
-                            for &(from, at, len) in places {
-                                write(*file, at, &bytes[from..from + len])?;
-                            }
-                            None
-                        }
-                        Part::Header { file, bytes } => {
-                            write(*file, 0, bytes)?;
-                            None
-                        }
+        let moved = ahead(
+            Pieces::cached(self.objects()),
+            jobs,
+            Job::memory_bytes,
+            Job::reads,
+            |window, pieces| {
+                let done: Result<Vec<Option<SubtreeHash>>> = window
+                    .par_iter()
+                    .map(|job| {
+                        go_on(progress, 0)?;
+                        let hash = write_one(manifest, job, pieces, &write)?;
+                        progress.advance(job.part.len_bytes());
+                        Ok(hash)
+                    })
+                    .collect();
+                for (job, hash) in window.iter().zip(done?) {
+                    let (Part::Slice { tensor, slice, .. }, Some(hash)) = (&job.part, hash) else {
+                        continue;
                     };
-                    progress.advance(part.len_bytes());
-                    Ok(hash)
-                })
-                .collect();
-            for (part, hash) in window.iter().zip(done?) {
-                let (Part::Slice { tensor, slice, .. }, Some(hash)) = (part, hash) else {
-                    continue;
-                };
-                match &mut current {
-                    Some((_, hashes)) if *slice > 0 => hashes.push(hash),
-                    _ => {
-                        let next = (manifest.tensors[*tensor].id, vec![hash]);
-                        if let Some((id, hashes)) = current.replace(next) {
-                            check_tensor(id, &hashes)?;
+                    match &mut current {
+                        Some((_, hashes)) if *slice > 0 => hashes.push(hash),
+                        _ => {
+                            let next = (manifest.tensors[*tensor].id, vec![hash]);
+                            if let Some((id, hashes)) = current.replace(next) {
+                                check_tensor(id, &hashes)?;
+                            }
                         }
                     }
                 }
-            }
+                Ok(())
+            },
+        )?;
+        current.map_or(Ok(()), |(id, hashes)| check_tensor(id, &hashes))?;
+        Ok(moved)
+    }
+}
+
+/// Decodes one piece and writes it to its place; gives the hash of a slice.
+fn write_one(
+    manifest: &Manifest,
+    job: &Job,
+    pieces: Pieces<'_>,
+    write: &(impl Fn(usize, u64, &[u8]) -> Result<()> + Sync),
+) -> Result<Option<SubtreeHash>> {
+    match (&job.part, &job.graph) {
+        (
+            Part::Slice {
+                file,
+                tensor,
+                at,
+                len_bytes,
+                ..
+            },
+            Some(graph),
+        ) => {
+            let mut bytes = vec![0; *len_bytes];
+            let hash = read_slice(pieces, manifest.tensors[*tensor].id, graph, &mut bytes)?;
+            write(*file, *at, &bytes)?;
+            Ok(Some(hash))
         }
-        current.map_or(Ok(()), |(id, hashes)| check_tensor(id, &hashes))
+        (
+            Part::Bytes {
+                file,
+                blob,
+                places,
+                len_bytes,
+            },
+            Some(graph),
+        ) => {
+            let blob = &manifest.blobs[*blob];
+            let bytes = read_blob_graph(pieces, blob.id, graph)?;
+            if bytes.len() != *len_bytes {
+                let detail = format!("it has {} bytes, not {len_bytes}", bytes.len());
+                return Err(StoreError::corrupt(format!("blob {}", blob.id.short()), detail));
+            }
+            for &(from, at, len) in places {
+                write(*file, at, &bytes[from..from + len])?;
+            }
+            Ok(None)
+        }
+        (Part::Header { file, bytes }, _) => write(*file, 0, bytes).map(|()| None),
+        // What is decoded was resolved before: this cannot be, and must not pass for a file.
+        (_, None) => Err(StoreError::corrupt("the restore", "a piece was not resolved")),
     }
 }
 
@@ -295,141 +305,6 @@ pub(crate) fn check_tensor(id: TensorId, slices: &[SubtreeHash]) -> Result<()> {
             ),
         )),
     }
-}
-
-struct Plan<'s> {
-    store: &'s Store,
-    manifest: &'s Manifest,
-    parts: Vec<Part>,
-    lens: Vec<u64>,
-}
-
-impl Plan<'_> {
-    fn file(&mut self, number: usize, file: &FileRecord, only: Option<&GlobSet>) -> Result<()> {
-        let mut at = 0;
-        match &file.content {
-            FileContent::Directory => {}
-            FileContent::Opaque { blobs, .. } => at = self.blobs(number, blobs, at),
-            FileContent::Safetensors { .. } | FileContent::Torch { .. } if only.is_some() => {
-                let bytes = subset_header(self.manifest, file, only)?;
-                at = bytes.len() as u64;
-                self.parts.push(Part::Header { file: number, bytes });
-                for named in tensors_of(file, only) {
-                    at = self.tensor(number, named.tensor as usize, at)?;
-                }
-            }
-            FileContent::Safetensors { header, tensors } => {
-                at = self.blobs(number, header, at);
-                for named in tensors {
-                    at = self.tensor(number, named.tensor as usize, at)?;
-                }
-            }
-            FileContent::Torch {
-                container,
-                tensors,
-                gap_bytes,
-            } => {
-                // Stretches of the container, each with the place in the file where it starts.
-                let (mut left, mut stretches) = (self.manifest.blobs_len_bytes(file), Vec::new());
-                for (named, &gap) in tensors.iter().zip(gap_bytes) {
-                    stretches.push((gap, at));
-                    left = left.saturating_sub(gap);
-                    at = self.tensor(number, named.tensor as usize, at + gap)?;
-                }
-                stretches.push((left, at));
-                at += left;
-                self.scattered(number, container, stretches);
-            }
-        }
-        self.lens.push(at);
-        Ok(())
-    }
-
-    /// Writes blobs one after another from `at` on; gives where they end.
-    fn blobs(&mut self, file: usize, blobs: &[u32], at: u64) -> u64 {
-        let lens = blobs.iter().map(|&b| self.manifest.blobs[b as usize].len_bytes);
-        let all = lens.sum();
-        self.scattered(file, blobs, [(all, at)]);
-        at + all
-    }
-
-    /// Writes blobs into stretches of a file.
-    ///
-    /// * `stretches`: length and place of each; together as long as the blobs.
-    fn scattered(&mut self, file: usize, blobs: &[u32], stretches: impl IntoIterator<Item = (u64, u64)>) {
-        let mut stretches = stretches.into_iter();
-        let mut next = stretches.next();
-        for &blob in blobs {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a manifest with longer blobs is not read"
-            )]
-            let len_bytes = self.manifest.blobs[blob as usize].len_bytes as usize;
-            let (mut from, mut places) = (0, Vec::new());
-            while let Some((len, at)) = &mut next
-                && from < len_bytes
-            {
-                let here = usize::try_from(*len).unwrap_or(usize::MAX).min(len_bytes - from);
-                if here > 0 {
-                    places.push((from, *at, here));
-                }
-                from += here;
-                *len -= here as u64;
-                *at += here as u64;
-                if *len == 0 {
-                    next = stretches.next();
-                }
-            }
-            self.parts.push(Part::Bytes {
-                file,
-                blob: blob as usize,
-                places,
-                len_bytes,
-            });
-        }
-    }
-
-    fn tensor(&mut self, file: usize, tensor: usize, at: u64) -> Result<u64> {
-        let record = &self.manifest.tensors[tensor];
-        for (slice, offset_bytes, len_bytes) in slices(record) {
-            let hints = hints(self.manifest, record);
-            let graph =
-                self.store
-                    .catalog
-                    .slice(self.store.objects(), record.id, record.dtype, slice, &hints)?;
-            self.parts.push(Part::Slice {
-                file,
-                tensor,
-                slice,
-                graph,
-                at: at + offset_bytes,
-                len_bytes,
-            });
-        }
-        Ok(at + record.len_bytes)
-    }
-}
-
-/// Number, offset and length in bytes of every slice of a tensor.
-pub(crate) fn slices(record: &TensorRecord) -> impl Iterator<Item = (u32, u64, usize)> {
-    let word = record.dtype.word_bytes() as u64;
-    (0u32..)
-        .zip(slices_of(record.dtype, record.len_bytes / word))
-        .map(move |(i, range)| {
-            #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_BYTES")]
-            let len = ((range.end - range.start) * word) as usize;
-            (i, range.start * word, len)
-        })
-}
-
-/// Packs that the manifest names for a tensor.
-pub(crate) fn hints(manifest: &Manifest, record: &TensorRecord) -> Vec<PackId> {
-    record.packs.iter().map(|&p| manifest.packs[p as usize]).collect()
-}
-
-fn tensors_of<'f>(file: &'f FileRecord, only: Option<&GlobSet>) -> impl Iterator<Item = &'f NamedTensor> {
-    let tensors = file.content.tensors().iter();
-    tensors.filter(move |t| only.is_none_or(|only| only.is_match(&t.name)))
 }
 
 fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<Chosen<'m>>> {
@@ -471,25 +346,4 @@ fn select<'m>(manifest: &'m Manifest, request: &RestoreRequest) -> Result<Vec<Ch
         ));
     }
     Ok(files)
-}
-
-/// A header for the tensors that were asked for, in the order of the file.
-fn subset_header(manifest: &Manifest, file: &FileRecord, only: Option<&GlobSet>) -> Result<Vec<u8>> {
-    let mut json = serde_json::Map::new();
-    let mut at = 0u64;
-    for named in tensors_of(file, only) {
-        let record = &manifest.tensors[named.tensor as usize];
-        let end = at + record.len_bytes;
-        let entry = serde_json::json!({
-            "dtype": record.dtype.name(), "shape": named.shape, "data_offsets": [at, end],
-        });
-        json.insert(named.name.clone(), entry);
-        at = end;
-    }
-    let mut text = serde_json::to_vec(&json).map_err(|e| StoreError::corrupt("manifest", e.to_string()))?;
-    // As the safetensors library pads it: the data starts at a multiple of eight.
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(&text);
-    Ok(header)
 }

@@ -10,8 +10,29 @@ use crate::ids::{ManifestId, PackId};
 use crate::index::{cache_folder, open_index};
 use crate::keys::{Key, Prefix};
 use crate::manifest::Manifest;
-use crate::objects::Objects;
+use crate::objects::{Environment, Objects, PackCache, Rate};
 use crate::reference::{self, Resolved};
+
+/// What this machine keeps of packs on a server, unless the caller says otherwise, in bytes.
+pub const DEFAULT_PACK_CACHE_BYTES: u64 = 4 << 30;
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenOptions {
+    /// No more than this many bytes a second come and go, of all requests together.
+    pub rate: Option<Rate>,
+    /// Most bytes of packs on a server that this machine keeps in its cache folder; 0 for none.
+    pub pack_cache_bytes: u64,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            pack_cache_bytes: DEFAULT_PACK_CACHE_BYTES,
+        }
+    }
+}
 
 /// A store of checkpoints. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,7 +63,28 @@ impl Store {
     /// # Errors
     /// As [`config::open`].
     pub fn open(location: &str) -> Result<Self> {
-        Self::over(Objects::open(location)?, cache_folder())
+        Self::open_with(location, &OpenOptions::default())
+    }
+
+    /// Opens a store.
+    ///
+    /// * `location`: a path or a URL.
+    ///
+    /// # Errors
+    /// As [`config::open`].
+    pub fn open_with(location: &str, options: &OpenOptions) -> Result<Self> {
+        let objects = Objects::open_at_rate(location, &Environment::of_process(), options.rate)?;
+        let cache = cache_folder();
+        let store = Self::over(objects, cache.clone())?;
+        let Some(cache) = cache.filter(|_| options.pack_cache_bytes > 0) else {
+            return Ok(store);
+        };
+        let folder = cache.join(store.config.store_id.to_string()).join("packs");
+        let cache = PackCache::new(&folder, options.pack_cache_bytes);
+        Ok(Self {
+            objects: store.objects.with_pack_cache(cache),
+            ..store
+        })
     }
 
     /// Opens the store that `objects` reach, with its index below `cache` (in memory if `None`).

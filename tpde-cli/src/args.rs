@@ -2,8 +2,9 @@
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand};
-use tpde_store::RunName;
+use tpde_store::objects::parse_bytes;
 use tpde_store::reference::Reference;
+use tpde_store::{Rate, RunName};
 
 use crate::commands::{
     completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save,
@@ -63,6 +64,16 @@ pub(crate) struct Globals {
         value_name = "PATH"
     )]
     pub(crate) store: Option<String>,
+    /// Most bytes of packs from a server that this machine keeps in its cache folder, such as 10GB; `off` for none
+    #[arg(
+        long,
+        global = true,
+        env = "TPDE_PACK_CACHE",
+        hide_env_values = true,
+        value_name = "SIZE|off",
+        value_parser = cache_size
+    )]
+    pub(crate) pack_cache: Option<u64>,
     /// Answer with one JSON object; docs/json.md names its fields
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -96,6 +107,22 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Stats(stats::Args),
     Completions(completions::Args),
+}
+
+/// Accepts a size in bytes, or none.
+fn cache_size(text: &str) -> Result<u64, String> {
+    match text {
+        "off" => Ok(0),
+        size => parse_bytes(size).map_err(|error| format!("{error}, or `off`")),
+    }
+}
+
+/// How much may go over the line.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    /// Most bytes a second to and from the store, such as 50MB/s
+    #[arg(long, value_name = "RATE")]
+    pub(crate) bwlimit: Option<Rate>,
 }
 
 /// Accepts text that can name a checkpoint.

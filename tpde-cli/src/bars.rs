@@ -51,7 +51,7 @@ impl Progress for Bars {
     fn start(&self, stage: Stage, total_bytes: u64) {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(stage);
         self.watch.enter(match stage {
-            Stage::Hash | Stage::Encode => Moment::Saving,
+            Stage::Hash | Stage::Encode | Stage::Send => Moment::Saving,
             Stage::Restore => Moment::Restoring,
             Stage::Collect => Moment::Collecting,
             _ => Moment::Reading,
@@ -62,6 +62,8 @@ impl Progress for Bars {
         let bar = ProgressBar::new(total_bytes).with_message(match stage {
             Stage::Hash => "reading",
             Stage::Encode => "encoding",
+            Stage::Send => "sending",
+            Stage::Fetch => "fetching",
             Stage::Restore => "restoring",
             Stage::Verify => "verifying",
             Stage::Compare => "comparing",
@@ -87,7 +89,7 @@ impl Progress for Bars {
         self.replace(None);
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A save encodes once more if a pack has gone meanwhile, and says so by starting again.
-        if stage == Some(Stage::Encode) {
+        if matches!(stage, Some(Stage::Encode | Stage::Send)) {
             self.watch.enter(Moment::Committing);
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 pub(crate) use tpde_store::now_unix_ms;
-use tpde_store::{Resolved, Store, StoreError};
+use tpde_store::{DEFAULT_PACK_CACHE_BYTES, OpenOptions, Resolved, Store, StoreError};
 
-use crate::args::Globals;
+use crate::args::{Globals, Line};
 use crate::bars::Bars;
 use crate::failure::Failure;
 use crate::interrupt::Watch;
@@ -20,6 +20,7 @@ pub(crate) struct Session {
     location: Option<String>,
     /// Whether the command line named the store, and not the environment.
     is_typed: bool,
+    pack_cache_bytes: u64,
     screen: Screen,
     bars_wanted: bool,
     watch: Arc<Watch>,
@@ -31,6 +32,7 @@ impl Session {
         Self {
             location: globals.store.clone().filter(|s| !s.is_empty()),
             is_typed,
+            pack_cache_bytes: globals.pack_cache.unwrap_or(DEFAULT_PACK_CACHE_BYTES),
             screen: Screen {
                 json: globals.json,
                 quiet: globals.quiet,
@@ -64,11 +66,23 @@ impl Session {
     /// # Errors
     /// `Usage` if none was named or its name cannot be one; otherwise as [`Store::open`].
     pub(crate) fn store(&self) -> Result<Store, Failure> {
+        self.store_over(&Line { bwlimit: None })
+    }
+
+    /// Opens the store that was named, over a line that others need too.
+    ///
+    /// # Errors
+    /// As [`Session::store`].
+    pub(crate) fn store_over(&self, line: &Line) -> Result<Store, Failure> {
         let location = self.location.as_deref().ok_or_else(|| Failure::Usage {
             message: "no store is named".to_owned(),
             hint: "Add `--store PATH` or set TPDE_STORE; `tpde init PATH` makes a store".to_owned(),
         })?;
-        Store::open(location).map_err(typed)
+        let options = OpenOptions {
+            rate: line.bwlimit,
+            pack_cache_bytes: self.pack_cache_bytes,
+        };
+        Store::open_with(location, &options).map_err(typed)
     }
 
     /// Finds the checkpoint that `reference` names.

@@ -61,9 +61,9 @@ pub use dtype::{Dtype, Layout};
 pub use error::{CodecError, Result};
 pub use floor::floor_bytes;
 pub use frame::{
-    Base, Chain, EncodedFrame, Frame, FrameView, FreshView, Given, Ledger, Link, SAMPLED_TILES, Slice,
-    SparseView, SubtreeHash, TileView, TokenView, decode_frame, encode_frame, estimate_bytes, merge_subtrees,
-    sampled_tiles, slice_hash, slices_of, tensor_id,
+    Base, Chain, EncodedFrame, Frame, FrameHead, FrameView, FreshView, Given, Ledger, Link, SAMPLED_TILES,
+    Slice, SparseView, SubtreeHash, TileView, TokenView, decode_frame, encode_frame, estimate_bytes,
+    merge_subtrees, sampled_tiles, slice_hash, slices_of, tensor_id,
 };
 pub use id::{ID_LEN, Id, ParseIdError, TensorId, TensorKind};
 pub use meter::Kind;

@@ -1,10 +1,14 @@
 //! Google Cloud Storage and Azure Blob Storage, by the variables of their own tools.
 
+use std::sync::Arc;
+
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 
 use super::environment::Environment;
+use super::paced::Connector;
+use super::rate::Limiter;
 use super::server::{Server, client, once, placed, retries, unusable};
 use crate::error::{Result, StoreError};
 
@@ -12,8 +16,20 @@ use crate::error::{Result, StoreError};
 ///
 /// # Errors
 /// `Input`: the variables or the file of credentials cannot be used.
-pub(super) fn gs(location: &str, bucket: &str, prefix: Path, environment: &Environment) -> Result<Server> {
-    let mut builder = GoogleCloudStorageBuilder::new().with_client_options(client(false));
+pub(super) fn gs(
+    location: &str,
+    bucket: &str,
+    prefix: Path,
+    environment: &Environment,
+    limiter: Option<&Arc<Limiter>>,
+) -> Result<Server> {
+    let connector = Connector {
+        plain: false,
+        limiter: limiter.cloned(),
+    };
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_client_options(client(false, limiter.map(Arc::as_ref)))
+        .with_http_connector(connector);
     for (name, value) in environment.below("GOOGLE_") {
         if let Ok(key) = name.parse::<GoogleConfigKey>() {
             builder = builder.with_config(key, value);
@@ -35,7 +51,13 @@ pub(super) fn gs(location: &str, bucket: &str, prefix: Path, environment: &Envir
 ///
 /// # Errors
 /// `Input`: the variables cannot be used, or name no account.
-pub(super) fn az(location: &str, container: &str, prefix: Path, environment: &Environment) -> Result<Server> {
+pub(super) fn az(
+    location: &str,
+    container: &str,
+    prefix: Path,
+    environment: &Environment,
+    limiter: Option<&Arc<Limiter>>,
+) -> Result<Server> {
     let account = environment.first(&["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]);
     let Some((_, account)) = account else {
         return Err(StoreError::input(
@@ -55,7 +77,11 @@ pub(super) fn az(location: &str, container: &str, prefix: Path, environment: &En
     let builder = builder
         .with_account(account)
         .with_container_name(container)
-        .with_client_options(client(plain));
+        .with_client_options(client(plain, limiter.map(Arc::as_ref)))
+        .with_http_connector(Connector {
+            plain,
+            limiter: limiter.cloned(),
+        });
     let usual = || format!("https://{account}.blob.core.windows.net");
     let address = named.map_or_else(usual, str::to_owned);
     let failed = |error| unusable(location, error);

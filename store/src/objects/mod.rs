@@ -8,15 +8,21 @@
 //! rests; everything else is named by its content and may be written by anybody, any number of times.
 
 mod answer;
+mod at_once;
+mod cache;
 mod cloud;
+mod download;
 mod driver;
 mod durable;
 mod environment;
+mod listing;
 mod location;
 mod open;
 mod outcome;
 mod pace;
+mod paced;
 mod profile;
+mod rate;
 mod s3;
 mod server;
 
@@ -24,22 +30,26 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{Result, StoreError};
 use crate::ids::{ManifestId, PackId};
 use crate::keys::{Key, Prefix};
+use download::Download;
 use driver::Driver;
 use durable::Folders;
 use outcome::Doubt;
 use pace::Pace;
+use rate::Limiter;
 
+pub(crate) use at_once::{REQUESTS_AT_ONCE, at_once};
+pub use cache::PackCache;
 pub use environment::Environment;
+pub use rate::{Rate, parse_bytes};
 
 /// What a conditional create did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +88,10 @@ pub struct Objects {
     folders: Option<Arc<Folders>>,
     /// Whether listings come in lexicographic order, so that a first page is enough for the newest.
     sorted: bool,
+    /// Pieces of packs that this machine kept.
+    cache: Option<Arc<PackCache>>,
+    /// Holds bytes back, if they shall not go as fast as they can.
+    limiter: Option<Arc<Limiter>>,
 }
 
 impl fmt::Debug for Objects {
@@ -128,6 +142,8 @@ impl Objects {
             server: None,
             folders: None,
             sorted: false,
+            cache: None,
+            limiter: None,
         }
     }
 
@@ -151,15 +167,31 @@ impl Objects {
         self.folders.as_deref().map(Folders::root)
     }
 
+    /// The same objects, with pieces of packs kept in `cache` if they come from a server. Only what asks for pieces looks there.
+    pub fn with_pack_cache(self, cache: PackCache) -> Self {
+        let cache = self.is_far().then(|| Arc::new(cache));
+        Self { cache, ..self }
+    }
+
+    /// Pieces of packs that this machine kept, if it keeps any.
+    pub(crate) fn pack_cache(&self) -> Option<&PackCache> {
+        self.cache.as_deref()
+    }
+
+    /// Whether an answer is waited for, so that it pays to ask for several things at a time.
+    pub(crate) fn is_far(&self) -> bool {
+        matches!(self.driver, Driver::Runtime)
+    }
+
     /// The whole object.
     ///
     /// # Errors
     /// * `NotFound`: no such object.
     /// * `Backend`: the disk or server failed; run the command again.
     pub fn get(&self, key: &Key) -> Result<Bytes> {
-        let (store, path) = (Arc::clone(&self.store), path(key));
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
         self.driver
-            .run(async move { store.get(&path).await?.bytes().await })
+            .run(async move { download.whole(store.get(&path).await?).await })
             .map_err(|e| self.failed("get", key, e))
     }
 
@@ -194,10 +226,11 @@ impl Objects {
         if range.start >= range.end {
             return Ok(Bytes::new());
         }
-        let (store, path, asked) = (Arc::clone(&self.store), path(key), range.clone());
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
+        let asked = range.clone();
         let got = self
             .driver
-            .run(async move { store.get_range(&path, asked).await });
+            .run(async move { download.range(&*store, &path, asked).await });
         let short = |found: u64| {
             StoreError::corrupt(
                 key.to_string(),
@@ -221,7 +254,7 @@ impl Objects {
     /// # Errors
     /// As [`Objects::get`].
     pub fn get_tail(&self, key: &Key, len_bytes: u64) -> Result<(Bytes, u64)> {
-        let (store, path) = (Arc::clone(&self.store), path(key));
+        let (store, path, download) = (Arc::clone(&self.store), path(key), self.download());
         let options = GetOptions {
             range: Some(GetRange::Suffix(len_bytes.max(1))),
             ..GetOptions::default()
@@ -229,7 +262,7 @@ impl Objects {
         let got = self.driver.run(async move {
             let got = store.get_opts(&path, options).await?;
             let size = got.meta.size;
-            Ok((got.bytes().await?, size))
+            Ok((download.whole(got).await?, size))
         });
         match got {
             Ok((bytes, size)) => {
@@ -318,6 +351,10 @@ impl Objects {
 
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
         let mut pace = self.pace();
+        if let (Some(limiter), None) = (&self.limiter, &self.server) {
+            // A disk takes an object whole.
+            limiter.wait(bytes.len());
+        }
         let created = loop {
             let (writer, path, bytes) = (Arc::clone(&self.writer), path(key), bytes.clone());
             let options = PutOptions::from(mode.clone());
@@ -363,134 +400,6 @@ impl Objects {
         folders
             .settle(&key.to_string())
             .map_err(|e| self.failed_on_disk("sync", key, e))
-    }
-
-    /// All objects under `prefix`, by ascending key. What is not a key of this format is passed over.
-    ///
-    /// # Errors
-    /// `Backend`: the disk or server failed; a partial listing is never returned.
-    pub fn list(&self, prefix: &Prefix) -> Result<Vec<Listed>> {
-        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
-        self.collect(
-            prefix,
-            async move { store.list(folder.as_ref()).try_collect().await },
-        )
-    }
-
-    /// The objects under `prefix` whose key sorts after `offset`, by ascending key.
-    ///
-    /// # Errors
-    /// As [`Objects::list`].
-    pub fn list_after(&self, prefix: &Prefix, offset: &Key) -> Result<Vec<Listed>> {
-        if !self.sorted && self.server.is_some() {
-            // Such a server cannot begin in the middle.
-            let after = offset.to_string();
-            let mut listed = self.list(prefix)?;
-            listed.retain(|l| l.key.to_string() > after);
-            return Ok(listed);
-        }
-        let (store, folder, offset) = (Arc::clone(&self.store), folder(prefix), path(offset));
-        self.collect(prefix, async move {
-            store
-                .list_with_offset(folder.as_ref(), &offset)
-                .try_collect()
-                .await
-        })
-    }
-
-    fn collect(
-        &self,
-        prefix: &Prefix,
-        listing: impl Future<Output = object_store::Result<Vec<object_store::ObjectMeta>>> + Send + 'static,
-    ) -> Result<Vec<Listed>> {
-        let metas = self
-            .driver
-            .run(listing)
-            .map_err(|e| self.failed("list", prefix, e))?;
-        let mut listed: Vec<Listed> = metas
-            .into_iter()
-            .filter_map(|meta| {
-                let modified = std::time::SystemTime::from(meta.last_modified);
-                let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-                Some(Listed {
-                    key: Key::parse(meta.location.as_ref())?,
-                    size_bytes: meta.size,
-                    modified_unix_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                })
-            })
-            .collect();
-        // By text, which is the order of the keys on every backend.
-        listed.sort_by_cached_key(|l| l.key.to_string());
-        Ok(listed)
-    }
-
-    /// The `most` newest objects of a numbered `prefix` ([`Prefix::Slots`], [`Prefix::Rollups`],
-    /// [`Prefix::Tag`]), newest first.
-    ///
-    /// One page of a server's listing; on a disk the names of the folder, without looking at the files.
-    ///
-    /// # Errors
-    /// As [`Objects::list`].
-    pub fn list_newest(&self, prefix: &Prefix, most: usize) -> Result<Vec<Key>> {
-        if let Some(folders) = &self.folders {
-            let names = folders.names(&prefix.to_string());
-            let mut names = names.map_err(|e| self.failed_on_disk("list", prefix, e))?;
-            names.sort_unstable();
-            let keys = names
-                .iter()
-                .filter_map(|name| Key::parse(&format!("{prefix}/{name}")));
-            return Ok(keys.take(most).collect());
-        }
-        if !self.sorted {
-            let listed = self.list(prefix)?;
-            return Ok(listed.into_iter().map(|l| l.key).take(most).collect());
-        }
-        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
-        self.driver
-            .run(async move {
-                store
-                    .list(folder.as_ref())
-                    .try_filter_map(async |meta| Ok(Key::parse(meta.location.as_ref())))
-                    .take(most)
-                    .try_collect()
-                    .await
-            })
-            .map_err(|e| self.failed("list", prefix, e))
-    }
-
-    /// Whether the objects under `prefix` come in the order of their keys, where this backend is relied on for that.
-    pub(crate) fn lists_in_order(&self, prefix: &Prefix) -> Result<bool> {
-        if !self.sorted {
-            return Ok(true);
-        }
-        let (store, folder) = (Arc::clone(&self.store), folder(prefix));
-        let listed: Vec<object_store::ObjectMeta> = self
-            .driver
-            .run(async move { store.list(folder.as_ref()).try_collect().await })
-            .map_err(|e| self.failed("list", prefix, e))?;
-        Ok(listed.is_sorted_by_key(|meta| meta.location.as_ref().to_owned()))
-    }
-
-    /// Names of the folders directly under `prefix`, ascending. On a disk an empty folder counts.
-    ///
-    /// # Errors
-    /// As [`Objects::list`].
-    pub fn list_folders(&self, prefix: &Prefix) -> Result<Vec<String>> {
-        Ok(self.shallow(prefix)?.0)
-    }
-
-    /// Names of the folders and of the objects directly under `prefix`.
-    pub(crate) fn shallow(&self, prefix: &Prefix) -> Result<(Vec<String>, Vec<String>)> {
-        let (store, at) = (Arc::clone(&self.store), folder(prefix));
-        let listed = self
-            .driver
-            .run(async move { store.list_with_delimiter(at.as_ref()).await })
-            .map_err(|e| self.failed("list", prefix, e))?;
-        let name = |path: &Path| path.filename().map(str::to_owned);
-        let mut folders: Vec<String> = listed.common_prefixes.iter().filter_map(name).collect();
-        folders.sort_unstable();
-        let objects = listed.objects.iter();
-        Ok((folders, objects.filter_map(|o| name(&o.location)).collect()))
     }
 
     /// Deletes the object, if it is there.
@@ -557,6 +466,14 @@ impl Objects {
             source: Box::new(error),
         };
         self.failed(action, key, error)
+    }
+
+    /// How what a server sends is read.
+    fn download(&self) -> Download {
+        Download {
+            limiter: self.limiter.clone(),
+            on_thread: !self.is_far(),
+        }
     }
 
     fn failed(&self, action: &'static str, key: &dyn fmt::Display, error: object_store::Error) -> StoreError {

@@ -9,6 +9,7 @@ use super::driver::Driver;
 use super::durable::{Folders, sync};
 use super::environment::Environment;
 use super::location::{Location, Service};
+use super::rate::{Limiter, Rate};
 use super::{Objects, cloud, outcome, s3};
 use crate::error::{Result, StoreError};
 
@@ -31,7 +32,18 @@ impl Objects {
     /// # Errors
     /// As [`Objects::open`].
     pub fn open_with(location: &str, environment: &Environment) -> Result<Self> {
-        match Location::parse(location)? {
+        Self::open_at_rate(location, environment, None)
+    }
+
+    /// Opens the backend at `location` as [`Objects::open_with`] does.
+    ///
+    /// * `rate`: no more than this many bytes a second come and go, of all requests together.
+    ///
+    /// # Errors
+    /// As [`Objects::open`].
+    pub fn open_at_rate(location: &str, environment: &Environment, rate: Option<Rate>) -> Result<Self> {
+        let limiter = rate.map(|rate| Arc::new(Limiter::new(rate)));
+        let opened = match Location::parse(location)? {
             Location::Folder(root) => Self::folder(location, &root),
             Location::Memory => Ok(Self::memory()),
             Location::Bucket {
@@ -44,7 +56,7 @@ impl Objects {
                     Service::Gs => cloud::gs,
                     Service::Az => cloud::az,
                 };
-                let server = open(location, &bucket, prefix, environment)?;
+                let server = open(location, &bucket, prefix, environment, limiter.as_ref())?;
                 Ok(Self {
                     writer: server.writer,
                     sorted: server.sorted,
@@ -52,7 +64,8 @@ impl Objects {
                     ..Self::over(server.reader, location)
                 })
             }
-        }
+        }?;
+        Ok(Self { limiter, ..opened })
     }
 
     /// Opens the backend at `location` as [`Objects::open`] does, making a folder first where there is none.

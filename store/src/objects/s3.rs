@@ -13,7 +13,9 @@ use object_store::path::Path;
 use object_store::{CredentialProvider, Error};
 
 use super::environment::Environment;
+use super::paced::Connector;
 use super::profile::Profile;
+use super::rate::Limiter;
 use super::server::{Server, client, once, placed, retries, unusable};
 use crate::error::{Result, StoreError};
 
@@ -63,7 +65,13 @@ impl CredentialProvider for Machine {
 /// # Errors
 /// * `Input`: a variable or profile cannot be used.
 /// * `Backend`: there are no credentials.
-pub(super) fn open(location: &str, bucket: &str, prefix: Path, environment: &Environment) -> Result<Server> {
+pub(super) fn open(
+    location: &str,
+    bucket: &str,
+    prefix: Path,
+    environment: &Environment,
+    limiter: Option<&Arc<Limiter>>,
+) -> Result<Server> {
     let profile = match environment.get("AWS_ACCESS_KEY_ID") {
         // Whoever sets a key does not want to hear of a broken profile.
         Some(_) if environment.get("AWS_PROFILE").is_none() => Profile::read(environment).unwrap_or_default(),
@@ -99,7 +107,11 @@ pub(super) fn open(location: &str, bucket: &str, prefix: Path, environment: &Env
     }
     builder = builder
         .with_bucket_name(bucket)
-        .with_client_options(client(plain));
+        .with_client_options(client(plain, limiter.map(Arc::as_ref)))
+        .with_http_connector(Connector {
+            plain,
+            limiter: limiter.cloned(),
+        });
     builder = credentials(location, builder, environment, &profile, plain)?;
 
     let failed = |error| unusable(location, error);
@@ -182,15 +194,14 @@ fn credentials(
         ));
     }
     // Asked once: off Amazon's machines nobody answers there, and the user should not wait to be told.
-    let asks_machine =
-        builder
-            .clone()
-            .with_client_options(client(plain))
-            .with_retry(object_store::RetryConfig {
-                max_retries: 1,
-                retry_timeout: Duration::from_secs(3),
-                ..once()
-            });
+    let asks_machine = builder
+        .clone()
+        .with_client_options(client(plain, None))
+        .with_retry(object_store::RetryConfig {
+            max_retries: 1,
+            retry_timeout: Duration::from_secs(3),
+            ..once()
+        });
     let asks_machine = asks_machine.build().map_err(|error| unusable(location, error))?;
     let machine = Machine(Arc::clone(asks_machine.credentials()));
     Ok(builder.with_credentials(Arc::new(machine)))

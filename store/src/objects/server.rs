@@ -7,14 +7,17 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
+use super::rate::Limiter;
 use crate::error::StoreError;
 
 /// How often a read is tried again; with the waits below, for about six seconds in all.
 const READ_RETRIES: usize = 6;
 /// Longest that one request may take: the largest pack, at two megabits a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Bytes of all requests that are under way at one time, in either direction, at most.
+const MOST_UNDER_WAY_BYTES: u64 = 512 << 20;
 /// Longest that a server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A place on a server.
 pub(super) struct Server {
@@ -40,14 +43,23 @@ pub(super) fn placed(bucket: impl ObjectStore, prefix: &Path) -> Arc<dyn ObjectS
 /// How a connection is made.
 ///
 /// * `plain`: whether it may be one that anybody on the way can read.
-pub(super) fn client(plain: bool) -> ClientOptions {
+/// * `limiter`: what holds bytes back, so that a request may take longer.
+pub(super) fn client(plain: bool, limiter: Option<&Limiter>) -> ClientOptions {
     static CIPHERS: Once = Once::new();
     // The client takes the ciphers of the process. An error says that the program around this crate has chosen its own.
     CIPHERS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     ClientOptions::new()
         .with_allow_http(plain)
-        .with_timeout(REQUEST_TIMEOUT)
+        .with_timeout(request_timeout(limiter))
         .with_connect_timeout(CONNECT_TIMEOUT)
+}
+
+/// Longest that one request may take.
+///
+/// * `limiter`: the bytes of all requests that may be under way wait for it.
+pub(super) fn request_timeout(limiter: Option<&Limiter>) -> Duration {
+    let held_back = limiter.map_or(Duration::ZERO, |limiter| limiter.duration(MOST_UNDER_WAY_BYTES));
+    REQUEST_TIMEOUT.saturating_add(held_back)
 }
 
 /// For reads.

@@ -175,7 +175,9 @@ impl<'s> Bases<'s> {
     }
 
     fn load(&self, id: ManifestId) -> Result<std::sync::Arc<ByName>> {
-        if let Some(known) = self.loaded.lock().get(&id) {
+        // Held throughout: whoever wants it meanwhile waits, and reads it not once more.
+        let mut loaded = self.loaded.lock();
+        if let Some(known) = loaded.get(&id) {
             return Ok(std::sync::Arc::clone(known));
         }
         let by = match self.store.manifest(id) {
@@ -188,7 +190,7 @@ impl<'s> Bases<'s> {
             Err(error) => return Err(error),
         };
         let by = std::sync::Arc::new(by);
-        self.loaded.lock().insert(id, std::sync::Arc::clone(&by));
+        loaded.insert(id, std::sync::Arc::clone(&by));
         Ok(by)
     }
 

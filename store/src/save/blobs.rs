@@ -16,9 +16,10 @@ use crate::ids::{BlobId, PackId};
 use crate::pack::{BlobCodec, Content, Holder, Needed, Needs, Part, prefix_of};
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::transfer::Pieces;
 use crate::window::windows;
 
-/// Compresses every new blob of `checkpoint`, with its predecessor as prefix where that helps, and queues it.
+/// Compresses every new blob of `checkpoint`, with its predecessor as prefix where that helps, and queues it; then waits until all packs are stored.
 ///
 /// A new blob's pack is known to the caller once the queue is finished.
 ///
@@ -71,6 +72,7 @@ pub(super) fn store_blobs(
             progress.advance(blob.len_bytes as u64);
         }
     }
+    packs.send_all(progress)?;
     Ok(known)
 }
 
@@ -132,7 +134,7 @@ fn pack(store: &Store, checkpoint: &Checkpoint, bases: &Bases<'_>, blob: &BlobSo
 
 /// The bytes of a blob that may serve as a prefix; what is saved now must not depend on one that cannot be read back.
 fn prefix(store: &Store, id: BlobId, graph: &Graph) -> Result<Option<Vec<u8>>> {
-    match read_blob_graph(store.objects(), id, graph) {
+    match read_blob_graph(Pieces::cached(store.objects()), id, graph) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error @ StoreError::Corrupt { .. }) => {
             tracing::warn!("not used as a prefix: {error}");

@@ -13,6 +13,7 @@ use super::bases::{Bases, Candidate};
 use super::encode::{Encoded, Encoder, GivenSlice, Job};
 use super::ids::TensorSource;
 use crate::error::Result;
+use crate::transfer::Pieces;
 
 /// Frames of fewer bytes are not worth asking.
 const CHEAP_BYTES: usize = 4096;
@@ -164,7 +165,8 @@ pub(super) fn cheapest(
         if is_known || !encoder.allows(job, &candidate, given, 0) {
             continue;
         }
-        let Some(base) = encoder.base(job, &candidate)? else {
+        let pieces = Pieces::cached(encoder.store.objects());
+        let Some(base) = encoder.base(job, &candidate, pieces)? else {
             continue;
         };
         let cost = encoder.estimate(job, &bytes, Some(&base))?;

@@ -11,6 +11,7 @@ use crate::graph::Graph;
 use crate::ids::PackId;
 use crate::pack::{Holder, Needed, Needs, Part, prefix_of};
 use crate::store::Store;
+use crate::transfer::Pieces;
 
 /// What a slice that another may be given takes to decode.
 #[derive(Debug, Clone, Default)]
@@ -111,11 +112,16 @@ impl Encoder<'_> {
     ///
     /// # Errors
     /// `Backend` if the store cannot be read.
-    pub(super) fn base(&self, job: &Job, candidate: &Candidate) -> Result<Option<Vec<u8>>> {
+    pub(super) fn base(
+        &self,
+        job: &Job,
+        candidate: &Candidate,
+        pieces: Pieces<'_>,
+    ) -> Result<Option<Vec<u8>>> {
         let tensor = &self.checkpoint.tensors[job.tensor];
         let mut bytes = vec![0; job.len_bytes(tensor)];
         let graph = &candidate.graphs[job.slice as usize];
-        match read_slice(self.store.objects(), candidate.id, graph, &mut bytes) {
+        match read_slice(pieces, candidate.id, graph, &mut bytes) {
             Ok(_) => Ok(Some(bytes)),
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::warn!("not used as a base: {error}");
@@ -171,6 +177,8 @@ impl Encoder<'_> {
 
     /// Encodes a slice against a base and given a tensor, with as much of both as the limits leave.
     ///
+    /// * `pieces`: the way to what the base is decoded from.
+    ///
     /// # Errors
     /// `Input` if a file changed since it was hashed; `Backend` if the store cannot be read.
     pub(super) fn encode(
@@ -178,6 +186,7 @@ impl Encoder<'_> {
         job: &Job,
         candidate: Option<&Candidate>,
         given: Option<GivenSlice<'_>>,
+        pieces: Pieces<'_>,
     ) -> Result<Encoded> {
         let tensor = &self.checkpoint.tensors[job.tensor];
         let bytes = self.bytes(job, tensor)?;
@@ -191,9 +200,12 @@ impl Encoder<'_> {
                 return Ok(encoded);
             }
             // It is not its master's rounding: a weight like any other.
-            return self.encode(job, candidate, None);
+            return self.encode(job, candidate, None, pieces);
         }
-        let base_bytes = candidate.map(|c| self.base(job, c)).transpose()?.flatten();
+        let base_bytes = candidate
+            .map(|c| self.base(job, c, pieces))
+            .transpose()?
+            .flatten();
         let base = candidate.zip(base_bytes.as_deref());
         let mut gave_way = false;
         let mut tried = Vec::new();

@@ -28,6 +28,7 @@ use crate::commit::ExpectParent;
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
 use crate::files::scan::{Scan, scan};
+use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
 use crate::lease::under_lease;
 use crate::metrics::Metrics;
@@ -200,9 +201,11 @@ impl StoredTensor {
             .is_some_and(|(relation, _)| relation == Relation::Cast);
     }
 
-    /// Of a new tensor, before any of it is stored.
-    fn new() -> Self {
-        Self {
+    /// Of a tensor before what the store lacks of it is stored.
+    ///
+    /// * `held`: of each slice what it is decoded from, if the store holds it.
+    fn of(held: &[Option<Graph>]) -> Self {
+        let mut stored = Self {
             packs: Vec::new(),
             rank: 0,
             has_base: false,
@@ -210,8 +213,16 @@ impl StoredTensor {
             stored_bytes: 0,
             changed_elems: 0,
             max_ulp: 0,
-            is_new: true,
+            is_new: held.iter().any(Option::is_none),
             is_cast: false,
+        };
+        for graph in held.iter().flatten() {
+            let top = graph.top();
+            if !stored.packs.contains(&top.pack) {
+                stored.packs.push(top.pack);
+            }
+            stored.note(graph.rank(), &top.entry().needs);
         }
+        stored
     }
 }

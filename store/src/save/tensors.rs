@@ -20,11 +20,13 @@ use crate::catalog::Sought;
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::ids::PackId;
+use crate::objects::at_once;
 use crate::pack::{Content, Part};
 use crate::progress::Progress;
 use crate::roles::{self, Named};
 use crate::store::Store;
-use crate::window::{decoding_bytes, windows};
+use crate::transfer::{Pieces, Stretch, ahead, stretches};
+use crate::window::decoding_bytes;
 
 /// Encodes every new tensor of a checkpoint.
 pub(super) struct TensorSaver<'s> {
@@ -35,6 +37,23 @@ pub(super) struct TensorSaver<'s> {
     pub(super) archive: bool,
     /// The sequence number that this checkpoint will have if nobody else saves.
     pub(super) seq: u64,
+}
+
+/// What is known of a tensor before anything is encoded.
+struct LookedUp {
+    /// Of each slice what it is decoded from, if the store holds it.
+    held: Vec<Option<Graph>>,
+    missing: Vec<Job>,
+    plan: Plan,
+}
+
+/// A slice to encode, and what that takes.
+struct Weighed {
+    job: Job,
+    /// Bytes in memory: it, its base, what the base is decoded from, and what is given.
+    memory_bytes: u64,
+    /// The pieces that the base is decoded from.
+    reads: Vec<Stretch>,
 }
 
 /// What is known of each tensor while the others are encoded.
@@ -96,59 +115,68 @@ impl TensorSaver<'_> {
             trusts_newest: None,
         };
         let mut stages = [Vec::new(), Vec::new()];
-        for (number, tensor) in tensors.iter().enumerate() {
-            if let Some((known, graphs)) = self.known(tensor)? {
-                relied.extend(graphs.iter().flat_map(Graph::packs));
-                if state.serves[number] {
-                    state.decoding[number] = graphs.iter().map(Decoding::of).collect();
-                }
-                self.progress.advance(tensor.len_bytes);
-                state.stored.push(known);
-                state.plans.push(Plan::nothing());
-                continue;
+        let numbers: Vec<usize> = (0..tensors.len()).collect();
+        let looked_up = at_once(self.store().objects(), &numbers, |&at| self.look_up(at))?;
+        for (number, (tensor, looked_up)) in tensors.iter().zip(looked_up).enumerate() {
+            let LookedUp { held, missing, plan } = looked_up;
+            relied.extend(held.iter().flatten().flat_map(Graph::packs));
+            if state.serves[number] {
+                let decoding = |graph: &Option<Graph>| graph.as_ref().map(Decoding::of).unwrap_or_default();
+                state.decoding[number] = held.iter().map(decoding).collect();
             }
-            let jobs = jobs(number, tensor);
-            let plan = match jobs.first() {
-                Some(first) => Plan::new(&self.encoder, self.bases, tensor, first, self.seq)?,
-                None => Plan::nothing(),
-            };
-            state.stored.push(StoredTensor::new());
+            let stored = StoredTensor::of(&held);
+            if stored.is_new {
+                for &pack in &stored.packs {
+                    packs.holds(*tensor.id.as_bytes(), pack);
+                }
+            }
+            let missing_bytes: u64 = missing.iter().map(|job| job.len_bytes(tensor) as u64).sum();
+            self.progress.advance(tensor.len_bytes - missing_bytes);
+            state.stored.push(stored);
             state.plans.push(plan);
-            stages[usize::from(state.given[number].is_some())].extend(jobs);
+            stages[usize::from(state.given[number].is_some())].extend(missing);
         }
         for jobs in stages {
-            let memory: Vec<(Job, u64)> = jobs
-                .into_iter()
-                .map(|job| (job, self.memory_bytes(&state, &job)))
-                .collect();
-            for window in windows(&memory, |(_, bytes)| *bytes) {
-                let jobs: Vec<Job> = window.iter().map(|(job, _)| *job).collect();
-                let encoded = self.encode(&mut state, &jobs)?;
-                for (job, encoded) in jobs.iter().zip(encoded) {
-                    self.add(&mut state, job, encoded, packs, relied)?;
-                }
-            }
+            let weighed: Vec<Weighed> = jobs.into_iter().map(|job| self.weighed(&state, job)).collect();
+            ahead(
+                Pieces::cached(self.store().objects()),
+                &weighed,
+                |weighed| weighed.memory_bytes,
+                |weighed| weighed.reads.clone(),
+                |window, pieces| {
+                    let jobs: Vec<Job> = window.iter().map(|weighed| weighed.job).collect();
+                    let encoded = self.encode(&mut state, &jobs, pieces)?;
+                    for (job, encoded) in jobs.iter().zip(encoded) {
+                        self.add(&mut state, job, encoded, packs, relied)?;
+                    }
+                    Ok(())
+                },
+            )?;
         }
         Ok(state.stored)
     }
 
-    /// Bytes in memory while a slice is encoded: it, its base, what the base is decoded from, and what is given.
-    fn memory_bytes(&self, state: &State, job: &Job) -> u64 {
+    /// What it takes to encode a slice.
+    fn weighed(&self, state: &State, job: Job) -> Weighed {
         let len_bytes = job.len_bytes(&self.checkpoint().tensors[job.tensor]) as u64;
         let base = state.plans[job.tensor].base.as_ref();
-        let base = base.map_or(0, |c| decoding_bytes(len_bytes, &c.graphs[job.slice as usize]));
+        let graph = base.map(|c| &c.graphs[job.slice as usize]);
         let given = state.given[job.tensor];
         let given = given.map_or(0, |(_, at)| job.len_bytes(&self.checkpoint().tensors[at]) as u64);
-        len_bytes + base + given
+        Weighed {
+            job,
+            memory_bytes: len_bytes + given + graph.map_or(0, |graph| decoding_bytes(len_bytes, graph)),
+            reads: graph.into_iter().flat_map(stretches).collect(),
+        }
     }
 
     /// Encodes a window of slices.
-    fn encode(&self, state: &mut State, jobs: &[Job]) -> Result<Vec<Encoded>> {
+    fn encode(&self, state: &mut State, jobs: &[Job], pieces: Pieces<'_>) -> Result<Vec<Encoded>> {
         let tensors = &self.checkpoint().tensors;
         let encode = |state: &State, job: &Job| {
             let given = state.given(self.checkpoint(), job);
             self.encoder
-                .encode(job, state.plans[job.tensor].base.as_ref(), given)
+                .encode(job, state.plans[job.tensor].base.as_ref(), given, pieces)
         };
         let encoded: Result<Vec<Encoded>> = jobs
             .par_iter()
@@ -263,52 +291,49 @@ impl TensorSaver<'_> {
         };
         packs.add(*tensor.id.as_bytes(), content, needs, decoding.rank, &frame.bytes)?;
         if state.serves[job.tensor] {
-            state.decoding[job.tensor].push(decoding);
+            state.decoding[job.tensor][job.slice as usize] = decoding;
         }
         Ok(())
     }
 
-    /// The record of a tensor that the store already holds, and what its slices are decoded from.
-    fn known(&self, tensor: &TensorSource) -> Result<Option<(StoredTensor, Vec<Graph>)>> {
-        let hints = self.bases.hints(tensor.id.as_bytes())?;
-        let mut stored = StoredTensor {
-            is_new: false,
-            ..StoredTensor::new()
+    /// Finds what the store holds of a tensor, and what the rest may be taken against.
+    fn look_up(&self, number: usize) -> Result<LookedUp> {
+        let tensor = &self.checkpoint().tensors[number];
+        let held = self.held(tensor)?;
+        let missing: Vec<Job> = jobs(number, tensor)
+            .filter(|job| held[job.slice as usize].is_none())
+            .collect();
+        let plan = match missing.first() {
+            Some(first) => Plan::new(&self.encoder, self.bases, tensor, first, self.seq)?,
+            None => Plan::nothing(),
         };
-        let mut graphs = Vec::with_capacity(tensor.slices.len());
-        for number in (0u32..).take(tensor.slices.len()) {
-            let part = Part::Slice {
-                dtype: tensor.dtype,
-                number,
-            };
-            let sought = Sought::whole(*tensor.id.as_bytes(), part);
-            let Some(graph) = self.store().stored_graph(&sought, &hints)? else {
-                return Ok(None);
-            };
-            let top = graph.top();
-            if !stored.packs.contains(&top.pack) {
-                stored.packs.push(top.pack);
-            }
-            stored.note(graph.rank(), &top.entry().needs);
-            graphs.push(graph);
-        }
-        Ok(Some((stored, graphs)))
+        Ok(LookedUp { held, missing, plan })
+    }
+
+    /// What each slice of a tensor is decoded from, of those that the store holds already: another checkpoint's, or what a save
+    /// that did not get to its end has left.
+    fn held(&self, tensor: &TensorSource) -> Result<Vec<Option<Graph>>> {
+        let hints = self.bases.hints(tensor.id.as_bytes())?;
+        let find = |number: u32| {
+            let dtype = tensor.dtype;
+            let sought = Sought::whole(*tensor.id.as_bytes(), Part::Slice { dtype, number });
+            self.store().stored_graph(&sought, &hints)
+        };
+        (0u32..).take(tensor.slices.len()).map(find).collect()
     }
 }
 
 /// The slices of a tensor.
-fn jobs(number: usize, tensor: &TensorSource) -> Vec<Job> {
+fn jobs(number: usize, tensor: &TensorSource) -> impl Iterator<Item = Job> {
     let slices = (0u32..).zip(slices_of(tensor.dtype, tensor.elems()));
-    slices
-        .map(|(slice, range)| {
-            #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_ELEMS")]
-            let len_elems = (range.end - range.start) as usize;
-            Job {
-                tensor: number,
-                slice,
-                start_elems: range.start,
-                len_elems,
-            }
-        })
-        .collect()
+    slices.map(move |(slice, range)| {
+        #[expect(clippy::cast_possible_truncation, reason = "at most SLICE_ELEMS")]
+        let len_elems = (range.end - range.start) as usize;
+        Job {
+            tensor: number,
+            slice,
+            start_elems: range.start,
+            len_elems,
+        }
+    })
 }

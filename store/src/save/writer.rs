@@ -1,14 +1,17 @@
-//! Fills packs in order and stores each as it is full.
+//! Fills packs in order and sends each on its way as it is full.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::ids::{BlobId, LeaseId, PackId};
 use crate::keys::Key;
 use crate::pack::{
-    BlobCodec, Content, ContentHash, ContentPrefix, Holder, Needs, PackWriter, Part, prefix_of,
+    BlobCodec, Content, ContentHash, ContentPrefix, Entry, Holder, Needs, PackWriter, Part, prefix_of,
 };
+use crate::progress::{Progress, Silent};
 use crate::store::Store;
+use crate::transfer::Uploads;
 
 /// The pack that is being filled, and where everything went.
 pub(crate) struct PackQueue<'s> {
@@ -22,6 +25,9 @@ pub(crate) struct PackQueue<'s> {
     placed: HashMap<ContentHash, Vec<PackId>>,
     written: Vec<PackId>,
     written_bytes: u64,
+    uploads: Uploads,
+    /// What is in the packs that are on their way.
+    sent: HashMap<PackId, Vec<Entry>>,
     lease: LeaseId,
 }
 
@@ -36,6 +42,8 @@ impl<'s> PackQueue<'s> {
             placed: HashMap::new(),
             written: Vec::new(),
             written_bytes: 0,
+            uploads: Uploads::new(store.objects()),
+            sent: HashMap::new(),
             lease,
         }
     }
@@ -92,8 +100,15 @@ impl<'s> PackQueue<'s> {
         let (pack, bytes, entries) = std::mem::take(&mut self.open).finish();
         self.written.push(pack);
         self.written_bytes += bytes.len() as u64;
-        self.store.objects().put_content(&Key::Pack(pack), bytes)?;
-        self.store.catalog.added(pack, entries);
+        if let Some(cache) = self.store.objects().pack_cache() {
+            // The next checkpoint is taken against this one.
+            let pieces = entries.iter().flat_map(|entry| &entry.pieces);
+            cache.keep(pack, pieces.map(|p| (p.start, &bytes[as_usize(p)])));
+        }
+        self.sent.insert(pack, entries);
+        let sent = self.uploads.send(Key::Pack(pack), bytes);
+        self.note_stored();
+        sent?;
         for (id, part) in self.pending.drain(..) {
             self.holders.insert((prefix_of(&id), part), Some(pack));
             let packs = self.placed.entry(id).or_default();
@@ -104,15 +119,41 @@ impl<'s> PackQueue<'s> {
         Ok(())
     }
 
-    /// Stores what is left. Returns the bytes of all packs written.
+    /// Takes what was stored meanwhile into the catalog: from then on it can be found.
+    fn note_stored(&mut self) {
+        for key in self.uploads.take_stored() {
+            let Key::Pack(pack) = key else { continue };
+            if let Some(entries) = self.sent.remove(&pack) {
+                self.store.catalog.added(pack, entries);
+            }
+        }
+    }
+
+    /// Closes the open pack and waits until all are stored.
     ///
     /// # Errors
-    /// `Backend` if it cannot be stored.
-    pub(crate) fn finish(&mut self) -> Result<u64> {
+    /// `Backend` if one cannot be stored: the first that failed.
+    pub(crate) fn send_all(&mut self, progress: &dyn Progress) -> Result<()> {
         if !self.pending.is_empty() {
             self.close()?;
         }
+        let finished = self.uploads.finish(progress);
+        self.note_stored();
+        finished
+    }
+
+    /// Stores what is left. Returns the bytes of all packs written.
+    ///
+    /// # Errors
+    /// As [`PackQueue::send_all`].
+    pub(crate) fn finish(&mut self) -> Result<u64> {
+        self.send_all(&Silent)?;
         Ok(self.written_bytes)
+    }
+
+    /// Notes that a pack which was there before holds a part of a content that is added here.
+    pub(super) fn holds(&mut self, id: ContentHash, pack: PackId) {
+        self.placed.entry(id).or_default().push(pack);
     }
 
     /// The packs that were stored.
@@ -124,4 +165,17 @@ impl<'s> PackQueue<'s> {
     pub(crate) fn packs_of(&self, id: &ContentHash) -> Vec<PackId> {
         self.placed.get(id).cloned().unwrap_or_default()
     }
+}
+
+/// What a failed save has stored can be found by the next one in this process.
+impl Drop for PackQueue<'_> {
+    fn drop(&mut self) {
+        self.uploads.settle();
+        self.note_stored();
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a pack has at most 2^26 bytes")]
+fn as_usize(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use promises::{keep, save_at_once};
 use relay::{Fate, Relay, Request};
 use servers::{Endpoint, moto, s3rver, seaweedfs};
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Created;
-use tpde_store::{Objects, Store, StoreError, config};
-use tpde_tests::{fast_folder, run};
+use tpde_store::{Objects, PackId, Store, StoreError, config};
+use tpde_tests::{Rng, fast_folder, run};
 
 /// A key that no server looks at.
 const NO_KEY: (&str, &str) = ("id", "secret");
@@ -51,6 +52,32 @@ fn seaweedfs_server() {
     // Promise: the same on SeaweedFS, which checks signatures and is made to be raced.
     let server = seaweedfs();
     keep(&|part| server.endpoint.part(part));
+    over_a_held_back_line(&server.endpoint);
+}
+
+/// Promise: bytes that are held back, portion by portion, arrive as those that are not, in both directions, whatever their number.
+fn over_a_held_back_line(endpoint: &Endpoint) {
+    let slow = endpoint.part_at_rate("slow", "40MB/s");
+    let mut rng = Rng::new(1);
+    for len in [0, 1, 32 << 10, (32 << 10) + 1, 3_000_001] {
+        let bytes: Bytes = (0..len).map(|_| rng.draw() as u8).collect();
+        let key = Key::Pack(PackId::of(&bytes));
+        assert_eq!(slow.put_content(&key, bytes.clone()).unwrap(), Created::New);
+        for objects in [&slow, &endpoint.part("slow")] {
+            assert_eq!(objects.get(&key).unwrap(), bytes);
+            assert_eq!(objects.get_tail(&key, 100).unwrap().1, len);
+            let range = len / 3..len / 2;
+            let part = bytes.slice(range.start as usize..range.end as usize);
+            assert_eq!(objects.get_range(&key, range).unwrap(), part);
+        }
+        assert_eq!(slow.put_content(&key, bytes).unwrap(), Created::AlreadyExists);
+    }
+    assert_eq!(
+        slow.create(&Key::Slot(run(), 0), "ours".into()).unwrap(),
+        Created::New
+    );
+    let again = slow.create(&Key::Slot(run(), 0), "theirs".into());
+    assert_eq!(again.unwrap(), Created::AlreadyExists);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tpde_store::Objects;
+use tpde_store::objects::Environment;
 
 /// Longest that a server may take to come up on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -41,13 +42,23 @@ impl Endpoint {
 
     /// Opens `location` there.
     pub(crate) fn open(&self, location: &str) -> Objects {
+        Objects::open_with(location, &self.environment()).unwrap()
+    }
+
+    fn environment(&self) -> Environment {
         let variables = [
             ("AWS_ENDPOINT_URL", self.url.as_str()),
             ("AWS_ACCESS_KEY_ID", &self.key.0),
             ("AWS_SECRET_ACCESS_KEY", &self.key.1),
             ("HOME", "/nonexistent"),
         ];
-        Objects::open_with(location, &variables.into_iter().collect()).unwrap()
+        variables.into_iter().collect()
+    }
+
+    /// Opens the part `part` of the bucket, over a line that carries no more than `rate`.
+    pub(crate) fn part_at_rate(&self, part: &str, rate: &str) -> Objects {
+        let location = format!("s3://{BUCKET}/{part}");
+        Objects::open_at_rate(&location, &self.environment(), Some(rate.parse().unwrap())).unwrap()
     }
 
     /// Opens the part `part` of the bucket.

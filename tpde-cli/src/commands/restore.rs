@@ -8,7 +8,7 @@ use serde::Serialize;
 use tpde_store::RestoreRequest;
 
 use super::globs;
-use crate::args::reference;
+use crate::args::{Line, reference};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::{Named, Session};
@@ -44,6 +44,8 @@ pub(crate) struct Args {
     /// Write over files that are there; others in the directory stay
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    line: Line,
 }
 
 #[derive(Serialize)]
@@ -59,6 +61,8 @@ struct Restored {
     of_tensors: u32,
     stale_files: u64,
     other_files: u64,
+    requests: u64,
+    fetched_bytes: u64,
     #[serde(skip)]
     is_excerpt: bool,
 }
@@ -74,7 +78,7 @@ impl Answer for Restored {
             page.paint(Tone::Good, "restored"),
             self.checkpoint.title(page)
         ));
-        page.fields(&[
+        let mut fields = vec![
             ("into", plain(&self.target).into_owned()),
             (
                 "wrote",
@@ -86,7 +90,12 @@ impl Answer for Restored {
                 ),
             ),
             ("took", duration(Duration::from_secs_f64(self.seconds))),
-        ]);
+        ];
+        if self.requests > 0 {
+            let requests = counted(self.requests, "request");
+            fields.push(("fetched", format!("{} in {requests}", size(self.fetched_bytes))));
+        }
+        page.fields(&fields);
         let mut note = |text: String| page.line(page.paint(Tone::Caution, &format!("  note: {text}")));
         if self.is_excerpt {
             note(
@@ -116,7 +125,7 @@ fn part(n: u32, of: u32, one: &str) -> String {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
-    let store = session.store()?;
+    let store = session.store_over(&args.line)?;
     let found = session.resolve(&store, &args.checkpoint)?;
     let request = RestoreRequest {
         manifest: found.manifest,
@@ -140,6 +149,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         of_tensors: report.of_tensors,
         stale_files: report.stale_files,
         other_files: report.other_files,
+        requests: report.moved.requests,
+        fetched_bytes: report.moved.bytes,
         is_excerpt: !args.tensors.is_empty(),
         seconds: took.as_secs_f64(),
     })?;

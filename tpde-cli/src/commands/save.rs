@@ -14,7 +14,7 @@ use tpde_store::{
 };
 
 use super::globs;
-use crate::args::reference;
+use crate::args::{Line, reference};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::{Named, Session, now_unix_ms};
@@ -73,6 +73,8 @@ pub(crate) struct Args {
     /// Then forget what the store's policy does not keep of this run (see `tpde policy`)
     #[arg(long)]
     prune: bool,
+    #[command(flatten)]
+    line: Line,
     /// A line to remember it by
     #[arg(long, value_name = "TEXT", default_value_t)]
     note: String,
@@ -285,7 +287,7 @@ fn no_policy() -> tpde_store::StoreError {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
-    let store = session.store()?;
+    let store = session.store_over(&args.line)?;
     let resolve = |text: &String| session.resolve(&store, text);
     let mut request = SaveRequest::new(&args.source, args.run.clone(), args.step);
     request.parent = args.parent.as_ref().map(resolve).transpose()?.map(|r| r.manifest);

@@ -52,6 +52,9 @@ fn usage() {
         "init s3://key@bucket/store",
         "log --store s3://key@bucket/store",
         "log -q -v",
+        "restore llama@600 there --bwlimit 5apples",
+        "save out/checkpoint-500 --run llama --step 1 --bwlimit 0",
+        "log --pack-cache much",
         "completions tcsh",
     ] {
         fails(&world, line, 2, "usage");

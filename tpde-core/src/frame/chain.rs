@@ -142,14 +142,29 @@ impl<'f, 'a> Chain<'f, 'a> {
             );
             return Err(CodecError::Invalid { detail });
         }
+        let groups = self.decode_groups(0, out)?;
+        let hash = merge(&groups, header.is_whole());
+        Ok(if header.is_whole() {
+            SubtreeHash::Whole(TensorId::from_bytes(hash))
+        } else {
+            SubtreeHash::Part(hash)
+        })
+    }
+
+    /// Decodes the groups from tile `start` on until `out` is full; gives their hashes.
+    ///
+    /// # Errors
+    /// `Corrupt` if one is not what its digest says.
+    pub(super) fn decode_groups(&self, start: usize, out: &mut [u8]) -> Result<Vec<[u8; 32]>> {
+        let header = &self.newest.header;
         let tile_bytes = self.newest.dtype().tile_bytes();
         let group_bytes = tile_bytes << header.group_log2;
-        let offset_bytes = header.elems.start * self.newest.dtype().word_bytes() as u64;
-        let one_group = out.len() <= group_bytes;
-        let groups: Vec<[u8; 32]> = out
-            .par_chunks_mut(group_bytes)
+        let slice_bytes = header.elems.start * self.newest.dtype().word_bytes() as u64;
+        let one_group = self.newest.len_bytes() <= group_bytes;
+        out.par_chunks_mut(group_bytes)
             .enumerate()
-            .map(|(group, bytes)| {
+            .map(|(i, bytes)| {
+                let group = (start >> header.group_log2) + i;
                 let first_tile = group << header.group_log2;
                 bytes
                     .par_chunks_mut(tile_bytes)
@@ -157,7 +172,7 @@ impl<'f, 'a> Chain<'f, 'a> {
                     .try_for_each_init(Scratch::default, |scratch, (i, out)| {
                         self.decode_tile(first_tile + i, out, scratch, &mut NoMeter)
                     })?;
-                let offset_bytes = offset_bytes + (group * group_bytes) as u64;
+                let offset_bytes = slice_bytes + (group * group_bytes) as u64;
                 let whole = header.is_whole() && one_group;
                 let hash = hash_group(bytes, Extent { offset_bytes, whole });
                 match header.groups.get(group) {
@@ -168,13 +183,12 @@ impl<'f, 'a> Chain<'f, 'a> {
                     _ => Ok(hash),
                 }
             })
-            .collect::<Result<_>>()?;
-        let hash = merge(&groups, header.is_whole());
-        Ok(if header.is_whole() {
-            SubtreeHash::Whole(TensorId::from_bytes(hash))
-        } else {
-            SubtreeHash::Part(hash)
-        })
+            .collect()
+    }
+
+    /// What is decoded.
+    pub(super) fn newest(&self) -> &'f Frame<'a> {
+        self.newest
     }
 
     /// Where every byte of the newest frame goes.

@@ -17,7 +17,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub(super) header: Header,
-    entries: Entries,
+    pub(super) entries: Entries,
     /// Bytes of the whole frame.
     pub(super) len_stored: usize,
     /// Offset of every tile's body.
@@ -134,7 +134,12 @@ impl<'a> Frame<'a> {
         scratch: &mut Vec<u8>,
         meter: &mut impl Meter,
     ) -> Result<()> {
-        let (mode, body) = (self.header.directory[index].0, self.bodies[index]);
+        let ((mode, len_bytes), body) = (self.header.directory[index], self.bodies[index]);
+        if body.len() != len_bytes {
+            return Err(CodecError::Invalid {
+                detail: format!("tile {index} is decoded, and its body is not at hand"),
+            });
+        }
         let layout = self.dtype().layout();
         let relation = self.relation();
         if mode == Mode::Same {

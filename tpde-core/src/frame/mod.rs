@@ -7,6 +7,7 @@ mod digest;
 mod encode;
 mod header;
 mod ledger;
+mod part;
 pub(crate) mod tables;
 mod view;
 mod write;
@@ -20,4 +21,5 @@ pub use encode::{
 pub(crate) use encode::{check_slice, fit_classes};
 pub use header::slices_of;
 pub use ledger::Ledger;
+pub use part::FrameHead;
 pub use view::{FrameView, FreshView, SparseView, TileView, TokenView};
