@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! heatmap     where in a model two checkpoints differ
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
 //! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
 //! catalog     which piece of which pack holds some content
@@ -49,6 +50,7 @@ mod faults;
 mod files;
 pub mod forget;
 mod graph;
+pub mod heatmap;
 pub mod history;
 pub mod ids;
 pub mod index;
@@ -84,6 +86,7 @@ pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};
 pub use forget::{Forgotten, Policy, Undone};
+pub use heatmap::Heatmap;
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};

@@ -75,6 +75,7 @@ fn fields_are_the_documented_ones() {
         ("tpde ls", "ls llama@600"),
         ("tpde ls --tensors", "ls llama@600 --tensors"),
         ("tpde diff", "diff llama@500 llama@600"),
+        ("tpde diff --heatmap", "diff llama@500 llama@600 --heatmap"),
         ("tpde tag", "tag"),
         ("tpde tag NAME REF", "tag newest llama@700"),
         ("tpde tag --delete", "tag --delete newest"),

@@ -2,6 +2,7 @@
 
 mod exits;
 mod forget;
+mod history;
 mod json;
 mod notices;
 mod screens;
