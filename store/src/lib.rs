@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! copy        commits of one store into another
 //! heatmap     where in a model two checkpoints differ
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
 //! content     a piece back into bytes, verified                   graph: all that a piece is decoded from
@@ -16,7 +17,7 @@
 //! slot, rollup, summary, action, seqs, metrics     what a run's records say
 //! config, probe                          what makes a place a store, and whether it can be one
 //! index       which pack holds which content: a cache that may be thrown away
-//! objects     get, create, list over any backend
+//! objects     get, create, list over any backend                   abreast  many requests at once
 //! keys, names, ids, error                the words of all of them
 //! ```
 //! Each line uses only those below it.
@@ -35,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod abreast;
 pub mod action;
 mod catalog;
 mod claim;
@@ -42,6 +44,7 @@ pub mod commit;
 mod compress;
 pub mod config;
 mod content;
+pub mod copy;
 pub mod diff;
 pub mod error;
 pub mod explain;
@@ -81,6 +84,7 @@ mod window;
 pub use action::Action;
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
+pub use copy::{CopyReport, CopyRequest};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
 pub use error::{Result, StoreError};
 pub use explain::{Container, Explanation, RestoreCost, RoleShare};

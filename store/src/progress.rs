@@ -14,6 +14,8 @@ pub enum Stage {
     Verify,
     /// Comparing tensors.
     Compare,
+    /// Copying stored bytes to another store.
+    Copy,
     /// Decoding tensors to say where their bytes went.
     Explain,
 }

@@ -6,7 +6,8 @@ use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{
-    completions, diff, explain, forget, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, copy, diff, explain, forget, init, log, ls, policy, restore, save, show,
+    stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -88,6 +89,7 @@ pub(crate) enum Command {
     Forget(forget::Args),
     Undo(undo::Args),
     Policy(policy::Args),
+    Copy(copy::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

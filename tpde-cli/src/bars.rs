@@ -52,6 +52,7 @@ impl Progress for Bars {
         self.watch.enter(match stage {
             Stage::Hash | Stage::Encode => Moment::Saving,
             Stage::Restore => Moment::Restoring,
+            Stage::Copy => Moment::Series,
             _ => Moment::Reading,
         });
         if !self.shown {
@@ -63,6 +64,7 @@ impl Progress for Bars {
             Stage::Restore => "restoring",
             Stage::Verify => "verifying",
             Stage::Compare => "comparing",
+            Stage::Copy => "copying",
             Stage::Explain => "explaining",
             _ => "working",
         });

@@ -4,6 +4,7 @@
 //! reading, comparing, encoding   ends at once: nothing refers to what was written
 //! restoring                      asks the job to stop, which removes what is unfinished
 //! committing                     a moment that is waited for
+//! copying, importing             ends at once: what is committed stays, and the same again goes on
 //! ```
 //! A second signal ends whatever goes on.
 
@@ -28,6 +29,8 @@ pub(crate) enum Moment {
     Saving,
     /// A save's commit.
     Committing,
+    /// Committing one checkpoint after another.
+    Series,
     /// Writing restored files.
     Restoring,
     /// Printing the answer.
@@ -49,6 +52,10 @@ impl Moment {
             Self::Committing => (
                 "interrupted while committing",
                 Some("`tpde log` tells whether the checkpoint is there; the same save again is harmless"),
+            ),
+            Self::Series => (
+                "interrupted; what was committed so far stays",
+                Some("The same command again goes on where it stopped"),
             ),
             Self::Restoring => (
                 "interrupted; unfinished files (.tpde-*.partial) were left behind",
@@ -134,5 +141,6 @@ mod tests {
         for moment in [Moment::Committing, Moment::Restoring] {
             assert!(moment.waits() && moment.left().1.is_some(), "{moment:?}");
         }
+        assert!(!Moment::Series.waits() && Moment::Series.left().1.is_some());
     }
 }

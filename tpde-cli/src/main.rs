@@ -26,7 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, diff, explain, forget, init, log, ls, policy, restore, save, show, stats, tag, undo, verify,
+    completions, copy, diff, explain, forget, init, log, ls, policy, restore, save, show,
+    stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
@@ -72,6 +73,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Forget(args) => forget::run(args, session),
         Command::Policy(args) => policy::run(args, session),
         Command::Undo(args) => undo::run(args, session),
+        Command::Copy(args) => copy::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }
 }

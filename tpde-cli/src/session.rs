@@ -70,6 +70,20 @@ impl Session {
         Store::open(location).map_err(typed)
     }
 
+    /// Opens a store that a command of several names by itself.
+    ///
+    /// # Errors
+    /// `Usage` if `--store` was typed as well, or the name cannot be one; otherwise as [`Store::open`].
+    pub(crate) fn other_store(&self, location: &str) -> Result<Store, Failure> {
+        if self.is_typed {
+            return Err(Failure::Usage {
+                message: "this command names its stores itself, and takes no --store".to_owned(),
+                hint: "Write `tpde copy SRC DST`".to_owned(),
+            });
+        }
+        Store::open(location).map_err(typed)
+    }
+
     /// Finds the checkpoint that `reference` names.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use globset::GlobSet;
 use tpde_core::Relation;
 
+use crate::abreast::abreast;
 use crate::commit::{self, CommitOptions, ExpectParent, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
@@ -389,14 +390,14 @@ impl Store {
     }
 
     /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
-    fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
+    pub(crate) fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
+        let packs: Vec<PackId> = packs.iter().copied().collect();
+        let sizes = abreast(&packs, |&pack| self.objects().head(&Key::Pack(pack)))?;
         let mut all = true;
-        for pack in packs {
-            if self.objects().head(&Key::Pack(*pack))?.is_none() {
-                tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
-                self.catalog.forget(pack);
-                all = false;
-            }
+        for (pack, _) in packs.iter().zip(sizes).filter(|(_, size)| size.is_none()) {
+            tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
+            self.catalog.forget(pack);
+            all = false;
         }
         Ok(all)
     }
@@ -404,13 +405,13 @@ impl Store {
 
 /// Packs, each once, in the order in which they were first named.
 #[derive(Debug, Default)]
-struct PackList {
-    packs: Vec<PackId>,
+pub(crate) struct PackList {
+    pub(crate) packs: Vec<PackId>,
     index_of: HashMap<PackId, u32>,
 }
 
 impl PackList {
-    fn index(&mut self, pack: PackId) -> u32 {
+    pub(crate) fn index(&mut self, pack: PackId) -> u32 {
         *self.index_of.entry(pack).or_insert_with(|| {
             self.packs.push(pack);
             count(self.packs.len() - 1)

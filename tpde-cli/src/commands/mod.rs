@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub(crate) mod completions;
+pub(crate) mod copy;
 pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod forget;

@@ -82,6 +82,7 @@ fn fields_are_the_documented_ones() {
         ("tpde forget", "forget llama --keep-last 2 --dry-run"),
         ("tpde policy", "policy --keep-last 3 --keep-every 1000"),
         ("tpde stats", "stats"),
+        ("tpde copy", "copy ckpts second llama best"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
     ] {

@@ -1,5 +1,6 @@
 //! Promises of the `tpde` binary, kept by running it.
 
+mod copy;
 mod exits;
 mod forget;
 mod history;

@@ -2,7 +2,7 @@
 
 use crate::world::{World, ran, write_safetensors};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "init",
     "save",
     "restore",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 11] = [
     "verify",
     "tag",
     "stats",
+    "copy",
     "completions",
 ];
 
