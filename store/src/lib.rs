@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! import      checkpoints that a trainer left in a folder
 //! copy        commits of one store into another
 //! heatmap     where in a model two checkpoints differ
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
@@ -56,6 +57,7 @@ mod graph;
 pub mod heatmap;
 pub mod history;
 pub mod ids;
+pub mod import;
 pub mod index;
 pub mod keys;
 pub mod manifest;

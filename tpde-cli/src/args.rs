@@ -6,7 +6,7 @@ use tpde_store::RunName;
 use tpde_store::reference::Reference;
 
 use crate::commands::{
-    completions, copy, diff, explain, forget, init, log, ls, policy, restore, save, show,
+    completions, copy, diff, explain, export, forget, import, init, log, ls, policy, restore, save, show,
     stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Forget(forget::Args),
     Undo(undo::Args),
     Policy(policy::Args),
+    Export(export::Args),
+    Import(import::Args),
     Copy(copy::Args),
     Stats(stats::Args),
     Completions(completions::Args),

@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, copy, diff, explain, forget, init, log, ls, policy, restore, save, show,
+    completions, copy, diff, explain, export, forget, import, init, log, ls, policy, restore, save, show,
     stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
@@ -73,6 +73,8 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Forget(args) => forget::run(args, session),
         Command::Policy(args) => policy::run(args, session),
         Command::Undo(args) => undo::run(args, session),
+        Command::Export(args) => export::run(args, session),
+        Command::Import(args) => import::run(args, session),
         Command::Copy(args) => copy::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }

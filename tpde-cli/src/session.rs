@@ -1,5 +1,6 @@
 //! One run of the command: which store, and what the words on the command line stand for in it.
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -95,6 +96,27 @@ impl Session {
     /// Bars for a long job.
     pub(crate) fn bars(&self) -> Bars {
         Bars::new(self.bars_wanted, Arc::clone(&self.watch))
+    }
+
+    /// Asks a question on the terminal; `None` where there is none to ask on.
+    ///
+    /// # Errors
+    /// `Output` if the terminal cannot be written or read.
+    pub(crate) fn confirm(&self, question: &str) -> Result<Option<bool>, Failure> {
+        let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+        if self.screen.json || !asks {
+            return Ok(None);
+        }
+        let mut terminal = io::stderr().lock();
+        write!(terminal, "{question} [y/N] ").and_then(|()| terminal.flush())?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+    }
+
+    /// Whether the answer is for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.screen.json
     }
 
     /// Prints what the command has to say.

@@ -13,6 +13,7 @@ mod choice;
 mod encode;
 mod ids;
 mod limits;
+mod same;
 mod tensors;
 mod writer;
 

@@ -49,6 +49,7 @@ fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 fn fields_are_the_documented_ones() {
     let world = World::with_run();
     world.checkpoint("out/checkpoint-700", 700);
+    std::fs::write(world.path("out/latest"), "checkpoint-700").expect("a file");
     let mut examples = examples();
     let mut check = |heading: &str, ran: Ran| {
         let answer = if ran.err.is_empty() {
@@ -83,6 +84,8 @@ fn fields_are_the_documented_ones() {
         ("tpde policy", "policy --keep-last 3 --keep-every 1000"),
         ("tpde stats", "stats"),
         ("tpde copy", "copy ckpts second llama best"),
+        ("tpde export", "export llama exported --steps 500"),
+        ("tpde import", "import out --run imported --yes"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
     ] {

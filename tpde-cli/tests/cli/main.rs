@@ -8,4 +8,5 @@ mod json;
 mod notices;
 mod screens;
 mod tour;
+mod trees;
 mod world;

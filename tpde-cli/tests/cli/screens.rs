@@ -2,7 +2,7 @@
 
 use crate::world::{World, ran, write_safetensors};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "save",
     "restore",
@@ -13,6 +13,8 @@ const COMMANDS: [&str; 12] = [
     "verify",
     "tag",
     "stats",
+    "export",
+    "import",
     "copy",
     "completions",
 ];
