@@ -9,14 +9,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use tpde_store::copy::{COPY_OF, Fate, copy};
 use tpde_store::forget::Selection;
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::pack::read_entries;
 use tpde_store::{
-    CopyReport, CopyRequest, Metrics, Objects, SaveRequest, Silent, Store, StoreError, VerifyLevel,
-    VerifyRequest, config, history, tags,
+    CopyReport, CopyRequest, Metrics, Objects, Progress, SaveRequest, Silent, Stage, Store, StoreError,
+    VerifyLevel, VerifyRequest, config, history, tags,
 };
 
 mod checkpoints;
@@ -397,6 +398,32 @@ fn losses_are_mended() {
     assert_eq!(fates(&report), [(1, Fate::AlreadyThere), (2, Fate::Copied)]);
     bench.check("llama", 2);
     bench.check("llama", 1);
+}
+
+/// Somebody who does something to the target while a copy is at it, once.
+struct Meanwhile<F: Fn() + Sync>(Once, F);
+
+impl<F: Fn() + Sync> Progress for Meanwhile<F> {
+    fn start(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {
+        self.0.call_once(&self.1);
+    }
+    fn finish(&self) {}
+}
+
+/// Promise: a pack that goes from the target while a copy relies on it is missed before the commit, and what was in it is sent.
+#[test]
+fn packs_that_go_meanwhile() {
+    let bench = Bench::new();
+    bench.save("llama", 1);
+    bench.save("llama", 2);
+    bench.copy(&names(&["llama@1"])).unwrap();
+    let packs = bench.dir.path().join("target/packs");
+    let progress = Meanwhile(Once::new(), || fs::remove_dir_all(&packs).unwrap());
+    let report = copy(&bench.source, &bench.target, &names(&["llama@2"]), &progress).unwrap();
+    assert!(progress.0.is_completed());
+    assert_eq!(fates(&report), [(2, Fate::Copied)]);
+    bench.check("llama", 2);
 }
 
 /// Promise: a pack of the source that does not match its name is never copied from; what was copied before stays whole.

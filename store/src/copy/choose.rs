@@ -61,9 +61,11 @@ pub(super) fn choose(store: &Store, names: &[String], all_tags: bool) -> Result<
     if all_tags {
         let named: BTreeSet<TagName> = choice.tags.iter().map(|tag| tag.name.clone()).collect();
         for tag in tags::list(store.objects())? {
-            let of_run = picked.get(&tag.target.run);
             if named.contains(&tag.name) {
-            } else if of_run.is_some_and(|commits| commits.contains_key(&tag.target.seq)) {
+                continue;
+            }
+            let of_run = picked.get(&tag.target.run);
+            if of_run.is_some_and(|commits| commits.contains_key(&tag.target.seq)) {
                 choice.tags.push(tag);
             } else if of_run.is_some() && !counts(store, &tag)? {
                 choice.tags_left_out.push(tag.name);

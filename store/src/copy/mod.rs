@@ -14,6 +14,8 @@ mod target;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use parking_lot::Mutex;
+
 use crate::abreast::abreast;
 use crate::error::{Result, StoreError};
 use crate::history::{self, some_of};
@@ -21,6 +23,7 @@ use crate::ids::{ManifestId, PackId};
 use crate::manifest::Manifest;
 use crate::names::{RunName, TagName};
 use crate::progress::{Progress, Stage};
+use crate::reach::Reach;
 use crate::store::Store;
 use crate::summary::Summary;
 use crate::tags::{self, TagRecord, Target as TagTarget};
@@ -156,6 +159,8 @@ struct Job<'s> {
     request: &'s CopyRequest,
     /// The commits of each run that count in the target.
     standing: HashMap<RunName, BTreeMap<u64, Summary>>,
+    /// Packs of the target that were looked at for commits found in place.
+    confirmed: Mutex<BTreeSet<PackId>>,
     /// What the source's manifests became in the target.
     copies: HashMap<ManifestId, ManifestId>,
     report: CopyReport,
@@ -190,6 +195,7 @@ pub fn copy(
         target: Target { store: target },
         request,
         standing: HashMap::new(),
+        confirmed: Mutex::default(),
         copies: HashMap::new(),
         report: CopyReport::default(),
     };
@@ -224,10 +230,7 @@ impl Job<'_> {
     /// added for what is not there.
     fn look(&mut self, choice: &Choice) -> Result<u64> {
         let objects = self.target.store.objects();
-        let mut there: BTreeSet<RunName> = BTreeSet::new();
-        for run in history::runs(objects)? {
-            there.insert(run);
-        }
+        let there: BTreeSet<RunName> = history::runs(objects)?.into_iter().collect();
         let (mut expected_bytes, mut others) = (0, Vec::new());
         for Chosen { run, commit } in &choice.commits {
             if !self.standing.contains_key(run) {
@@ -323,11 +326,26 @@ impl Job<'_> {
         if theirs.fingerprint() != manifest.fingerprint() {
             return Ok(Found::Other);
         }
-        Ok(match target.is_whole(there.manifest)? {
-            Some(true) => Found::Same(there.manifest, there.seq),
-            Some(false) => Found::Broken(there.manifest, there.seq),
-            None => Found::Lost,
+        Ok(match self.is_whole(&theirs)? {
+            true => Found::Same(there.manifest, there.seq),
+            false => Found::Broken(there.manifest, there.seq),
         })
+    }
+
+    /// Whether everything that a checkpoint of the target consists of is there. A pack is looked at once.
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool> {
+        let mut reach = Reach::default();
+        match self.target.store.reach(manifest, &mut reach) {
+            Ok(()) => {}
+            Err(StoreError::Corrupt { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let new: BTreeSet<PackId> = &reach.packs - &*self.confirmed.lock();
+        let is_whole = self.target.confirm(&new)?;
+        if is_whole {
+            self.confirmed.lock().extend(new);
+        }
+        Ok(is_whole)
     }
 
     /// Says what would be sent.
