@@ -9,7 +9,9 @@ use tpde_store::import::{Candidate, InRun, Survey};
 use tpde_store::{RunName, SaveRequest, Store, StoreError};
 
 use super::globs;
+use super::save::{Notice, notices};
 use crate::args::reference;
+use crate::bars::Bars;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
@@ -75,6 +77,7 @@ struct Line {
     manifest: Option<String>,
     stored_bytes: Option<u64>,
     ratio: Option<f64>,
+    notices: Vec<Notice>,
 }
 
 #[derive(Serialize)]
@@ -98,6 +101,7 @@ impl Line {
             manifest: None,
             stored_bytes: None,
             ratio: None,
+            notices: Vec::new(),
         }
     }
 
@@ -200,6 +204,12 @@ impl Answer for Imported {
             duration(Duration::from_secs_f64(self.seconds))
         );
         page.line(page.paint(Tone::Dim, &line));
+        for line in &self.checkpoints {
+            for notice in &line.notices {
+                let note = format!("  note: {}: {}", plain(&line.name), plain(&notice.message));
+                page.line(page.paint(Tone::Caution, &note));
+            }
+        }
     }
 }
 
@@ -207,7 +217,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let store = session.store()?;
     let opaque = globs(&args.opaque)?.unwrap_or_default();
     let parent = args.parent.as_ref().map(|text| session.resolve(&store, text));
-    let parent = parent.transpose()?.map(|found| found.manifest);
+    let mut parent = parent.transpose()?.map(|found| found.manifest);
     let survey = store.survey(&args.tree, &args.run)?;
     let mut imported = Imported::new(args, &survey);
     let is_shown = args.dry_run || !session.is_json();
@@ -235,7 +245,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let began = Instant::now();
     for (line, candidate) in imported.checkpoints.iter_mut().zip(&survey.candidates) {
         let mut request = request(args, candidate, &opaque);
-        request.parent = parent;
+        // Those that follow have one in the run.
+        request.parent = parent.take();
         save(&store, &request, line, &bars)?;
     }
     drop(bars);
@@ -257,12 +268,7 @@ fn request(args: &Args, candidate: &Candidate, opaque: &GlobSet) -> SaveRequest 
 }
 
 /// Saves one checkpoint, and notes what became of it.
-fn save(
-    store: &Store,
-    request: &SaveRequest,
-    line: &mut Line,
-    bars: &crate::bars::Bars,
-) -> Result<(), Failure> {
+fn save(store: &Store, request: &SaveRequest, line: &mut Line, bars: &Bars) -> Result<(), Failure> {
     let report = store.save(request, bars)?;
     line.outcome = match report.already_there {
         true => "already_there",
@@ -272,6 +278,7 @@ fn save(
     line.raw_bytes = report.raw_bytes;
     line.stored_bytes = Some(report.stored_bytes);
     line.ratio = ratio_of(report.raw_bytes, report.stored_bytes);
+    line.notices = notices(store, request, &report)?;
     Ok(())
 }
 

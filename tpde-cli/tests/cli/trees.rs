@@ -54,7 +54,7 @@ fn import() {
     }
     let deepspeed = world.path("tree/checkpoint-200/global_step200");
     std::fs::create_dir(&deepspeed).expect("a folder");
-    std::fs::write(deepspeed.join("mp_rank_00_model_states.pt"), "no zip").expect("a file");
+    std::fs::write(deepspeed.join("mp_rank_00_model_states.pt"), "PK\x03\x04, and no archive").expect("a file");
     std::fs::write(world.path("tree/checkpoint-200/latest"), "global_step200").expect("a file");
     world.checkpoint("tree/epoch_1", 1);
     world.checkpoint("tree/step-200", 200);
@@ -95,7 +95,10 @@ fn import() {
             files(&world.path("tree").join(&folder))
         );
     }
+    // What is no tensor file although its name says so is kept, and said.
     let again = world.run("import tree --run llama --yes --json").json();
+    let notice = &again["checkpoints"][1]["notices"][0];
+    assert_eq!(notice["kind"], "kept_whole", "{again}");
     assert_eq!(again["stored_bytes"], 0);
     assert_eq!(again["checkpoints"][0]["outcome"], "already_there");
 }
