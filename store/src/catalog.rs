@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::abreast::abreast;
 use crate::error::{Result, StoreError};
 use crate::ids::PackId;
 use crate::index::{ContentKey, Index};
@@ -132,6 +133,12 @@ pub(crate) struct Piece {
 impl Piece {
     pub(crate) fn entry(&self) -> &Entry {
         &self.entries.entries[self.entry]
+    }
+
+    /// Bytes of all pieces of its pack.
+    pub(crate) fn pack_bytes(&self) -> u64 {
+        let last = self.entries.entries.last().and_then(|entry| entry.pieces.last());
+        last.map_or(0, |piece| piece.end)
     }
 
     /// The part of its content that it holds.
@@ -392,6 +399,14 @@ impl Catalog {
         self.known.read.lock().insert(pack, entries.clone());
         self.known.reading.lock().remove(&pack);
         Ok(entries)
+    }
+
+    /// Reads the entries of packs that will be asked about, many at once.
+    ///
+    /// # Errors
+    /// `Backend` if the store cannot be read.
+    pub(crate) fn warm(&self, objects: &Objects, packs: &[PackId]) -> Result<()> {
+        abreast(packs, |&pack| self.entries(objects, pack)).map(drop)
     }
 
     /// Takes packs into the index: once those that it does not know, once all of them.

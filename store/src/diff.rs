@@ -11,6 +11,7 @@ use crate::ids::ManifestId;
 use crate::manifest::{FileContent, Manifest, NamedTensor, TensorRecord};
 use crate::progress::{Progress, Stage};
 use crate::restore::{hints, slices};
+use crate::roles::Role;
 use crate::store::Store;
 use crate::transfer::Pieces;
 use crate::window::windows;
@@ -43,8 +44,21 @@ pub struct TensorDiff {
     pub dtype: Dtype,
     /// Shape; the old one's if it was removed.
     pub shape: Vec<u64>,
+    /// What it is to the run; the old one's if it was removed.
+    pub role: Role,
     /// What became of it.
     pub change: Change,
+}
+
+impl TensorDiff {
+    /// Its elements; those of less than a byte count as the bytes that hold them.
+    pub fn elems(&self) -> u64 {
+        let bits = self
+            .shape
+            .iter()
+            .fold(self.dtype.shape_bits(), |bits, &dim| bits.saturating_mul(dim));
+        bits.div_ceil(8) / self.dtype.word_bytes() as u64
+    }
 }
 
 /// What became of a file.
@@ -140,6 +154,7 @@ impl Store {
                 name: name.to_owned(),
                 dtype: record.dtype,
                 shape: named.shape.clone(),
+                role: named.role,
                 change,
             });
         }

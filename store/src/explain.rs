@@ -71,6 +71,8 @@ impl Container {
 pub struct RestoreCost {
     /// Frames and blobs that it reads, each once.
     pub pieces: u64,
+    /// Packs that they lie in.
+    pub packs: u64,
     /// Their bytes.
     pub read_bytes: u64,
     /// Most links below one tensor.
@@ -118,6 +120,14 @@ impl Explanation {
 struct Pace {
     time: Duration,
     work_bytes: u64,
+}
+
+impl Pace {
+    /// Time that decoding everything would take at this pace; `None` if nothing was decoded.
+    fn for_all_of(&self, manifest: &Manifest) -> Option<Duration> {
+        let work: u64 = manifest.tensors.iter().map(work_bytes).sum();
+        (self.work_bytes > 0).then(|| self.time.mul_f64(work as f64 / self.work_bytes as f64))
+    }
 }
 
 /// Bytes that decoding a tensor writes, links included.
@@ -174,7 +184,10 @@ impl Store {
             blobs: 0,
             blob_bytes: 0,
             container: Container::default(),
-            restore: self.restore_cost(&manifest, &pace)?,
+            restore: RestoreCost {
+                decoding: pace.for_all_of(&manifest),
+                ..self.restore_cost(&manifest)?
+            },
         };
         self.explain_packs(&manifest, &mut explanation)?;
         self.explain_records(checkpoint, &manifest, &mut explanation.container)?;
@@ -243,7 +256,13 @@ impl Store {
             .ok_or_else(|| StoreError::corrupt(key.to_string(), "it is not there"))
     }
 
-    fn restore_cost(&self, manifest: &Manifest, pace: &Pace) -> Result<RestoreCost> {
+    /// What a restore of a checkpoint reads. How long it decodes is left open.
+    ///
+    /// # Errors
+    /// `Corrupt` if something that it reads is missing; `Backend` if the store cannot be read.
+    ///
+    /// Cost: reads the footers of all packs that it needs and that this machine does not know.
+    pub fn restore_cost(&self, manifest: &Manifest) -> Result<RestoreCost> {
         let mut pieces: BTreeSet<(PackId, u64, u64)> = BTreeSet::new();
         let mut read_bytes = 0;
         let mut add = |graph: &Graph| {
@@ -263,13 +282,13 @@ impl Store {
             let hint = manifest.packs[blob.pack as usize];
             add(&self.catalog.blob(self.objects(), blob.id, &[hint])?);
         }
-        let work: u64 = manifest.tensors.iter().map(work_bytes).sum();
-        let decoding = (pace.work_bytes > 0).then(|| pace.time.mul_f64(work as f64 / pace.work_bytes as f64));
+        let packs: BTreeSet<PackId> = pieces.iter().map(|&(pack, ..)| pack).collect();
         Ok(RestoreCost {
             pieces: pieces.len() as u64,
+            packs: packs.len() as u64,
             read_bytes,
             deepest: manifest.tensors.iter().map(|t| t.rank).max().unwrap_or(0),
-            decoding,
+            decoding: None,
         })
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! import      checkpoints that a trainer left in a folder
+//! copy        commits of one store into another
+//! heatmap     where in a model two checkpoints differ
 //! part        some elements of a tensor, from the bytes that they take
 //! lease       what keeps gc from what a writer relies on         mark    what a gc is about to delete
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
@@ -20,7 +23,7 @@
 //! slot, rollup, summary, action, seqs, metrics     what a run's records say
 //! config, probe                          what makes a place a store, and whether it can be one
 //! index       which pack holds which content: a cache that may be thrown away
-//! objects     get, create, list over any backend
+//! objects     get, create, list over any backend                   abreast  many requests at once
 //! keys, names, ids, error                the words of all of them
 //! ```
 //! Each line uses only those below it.
@@ -39,6 +42,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod abreast;
 pub mod action;
 mod catalog;
 mod claim;
@@ -47,6 +51,7 @@ pub mod commit;
 mod compress;
 pub mod config;
 mod content;
+pub mod copy;
 pub mod diff;
 pub mod doctor;
 pub mod du;
@@ -58,8 +63,10 @@ mod files;
 pub mod forget;
 pub mod gc;
 mod graph;
+pub mod heatmap;
 pub mod history;
 pub mod ids;
+pub mod import;
 pub mod index;
 pub mod keys;
 mod lease;
@@ -97,6 +104,7 @@ pub use action::Action;
 pub use clock::now_unix_ms;
 pub use commit::{CommitOptions, ExpectParent, NewCommit, Outcome};
 pub use config::{Access, Config};
+pub use copy::{CopyReport, CopyRequest};
 pub use diff::{Change, Diff, FileChange, FileDiff, TensorDiff};
 pub use doctor::{Finding, Health};
 pub use du::{RunUsage, Usage};
@@ -105,6 +113,7 @@ pub use explain::{Container, Explanation, RestoreCost, RoleShare};
 pub use files::left_out::{LeftOut, LeftOutWhy};
 pub use forget::{Forgotten, Policy, Undone};
 pub use gc::{GcReport, GcRequest};
+pub use heatmap::Heatmap;
 pub use ids::{BlobId, Fingerprint, ManifestId, Nonce, PackId, StoreId};
 pub use manifest::Manifest;
 pub use metrics::{Metric, Metrics};

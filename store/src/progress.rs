@@ -20,6 +20,8 @@ pub enum Stage {
     Compare,
     /// Finding out what is needed, and deleting what is not.
     Collect,
+    /// Copying stored bytes to another store.
+    Copy,
     /// Decoding tensors to say where their bytes went.
     Explain,
 }

@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use globset::{Glob, GlobSetBuilder};
-
 use crate::catalog::{Sight, Sought};
 use crate::error::{Result, StoreError, in_words};
 use crate::files::scan::scan;
@@ -20,7 +18,7 @@ use crate::gc::Survey;
 use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
 use crate::lease::{Lease, under_lease};
-use crate::manifest::{FileContent, Manifest};
+use crate::manifest::Manifest;
 use crate::pack::{ContentPrefix, Part, prefix_of};
 use crate::progress::Progress;
 use crate::reach::contents;
@@ -30,6 +28,7 @@ use crate::save::bases::Bases;
 use crate::save::contents::Contents;
 use crate::save::ids::Checkpoint;
 use crate::save::limits::Limits;
+use crate::save::same::opaque;
 use crate::save::{DEFAULT_MAX_DEPTH, DEFAULT_MAX_RESTORE_RATIO};
 use crate::store::Store;
 
@@ -248,16 +247,7 @@ fn rebase(
     };
     lease.store().restore(&restore, progress)?;
     let found = scan(&target, None)?.found;
-    let mut opaque = GlobSetBuilder::new();
-    for file in &manifest.files {
-        if let FileContent::Opaque { .. } = file.content
-            && let Ok(glob) = Glob::new(&globset::escape(&file.path))
-        {
-            opaque.add(glob);
-        }
-    }
-    let opaque = opaque.build().unwrap_or_default();
-    let checkpoint = Checkpoint::read(&found, &opaque, progress)?;
+    let checkpoint = Checkpoint::read(&found, &opaque(manifest)?, progress)?;
     let bases = Bases::chosen(view, before.to_vec());
     let placed = Contents {
         store: view,

@@ -114,6 +114,9 @@ const WRAPPERS: &[&str] = &[
     "state_dict",
 ];
 
+/// Last parts of names that do not tell what a tensor is for.
+const LEAVES: &[&str] = &["weight", "bias", "kernel", "scale", "embedding"];
+
 /// Stands for all files; no path is empty.
 const ANY_FILE: &str = "";
 
@@ -170,6 +173,46 @@ fn parse(path: &str, name: &str, dtype: Dtype) -> Parsed {
 /// The role of a tensor called `name` in file `path`.
 pub fn role_of(path: &str, name: &str, dtype: Dtype) -> Role {
     parse(path, name, dtype).role
+}
+
+/// Where in a model a tensor belongs, told by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The layer and the stack that it is in, such as `layers.3`; of a tensor outside all layers, what it is called there.
+    pub layer: String,
+    /// Its part of the layer, such as `q_proj`; empty for one outside all layers.
+    pub part: String,
+    /// Number of the layer.
+    pub number: Option<u64>,
+}
+
+/// Where in its model the tensor called `name` in file `path` belongs. What belongs to one weight (its master, its moments) has its
+/// place.
+pub fn place_of(path: &str, name: &str, dtype: Dtype) -> Place {
+    let stem = parse(path, name, dtype).stem;
+    // A number at the very front counts an optimizer's parameters, and no layers.
+    let mut parts: Vec<&str> = stem.iter().map(String::as_str).collect();
+    let wrappers = parts.iter().take_while(|part| is_one_of(part, WRAPPERS)).count();
+    parts.drain(..wrappers.min(parts.len().saturating_sub(1)));
+    let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
+    let number_at = parts.iter().position(is_number).filter(|&at| at > 0);
+    let telling = |parts: &[&str]| {
+        let named = parts.iter().rev().filter(|part| !is_number(part));
+        let mut named = named.skip_while(|part| is_one_of(part, LEAVES));
+        named.next().map(|part| (*part).to_owned())
+    };
+    match number_at {
+        Some(at) => Place {
+            layer: format!("{}.{}", parts[at - 1], parts[at]),
+            part: telling(&parts[at + 1..]).unwrap_or_default(),
+            number: parts[at].parse().ok(),
+        },
+        None => Place {
+            layer: telling(&parts).unwrap_or_else(|| name.to_owned()),
+            part: String::new(),
+            number: None,
+        },
+    }
 }
 
 /// A content, and all that it is called.
@@ -300,6 +343,59 @@ mod tests {
             role_of("optim/fp32.safetensors", "norm.weight", Dtype::F32),
             Role::Master
         );
+    }
+
+    /// Promise: layers and their parts are told by names, whatever wraps them; a tensor outside all layers is its own; an optimizer's
+    /// numbers are no layers.
+    #[test]
+    fn names_tell_places() {
+        let told = [
+            (
+                "model.layers.3.self_attn.q_proj.weight",
+                "layers.3",
+                "q_proj",
+                Some(3),
+            ),
+            (
+                "optimizer.exp_avg.model.layers.3.self_attn.q_proj.weight",
+                "layers.3",
+                "q_proj",
+                Some(3),
+            ),
+            (
+                "optimizer.state.model.layers.11.mlp.up_proj.weight.exp_avg_sq",
+                "layers.11",
+                "up_proj",
+                Some(11),
+            ),
+            ("transformer.h.0.attn.c_attn.bias", "h.0", "c_attn", Some(0)),
+            (
+                "model.layers.2.block_sparse_moe.experts.7.w1.weight",
+                "layers.2",
+                "w1",
+                Some(2),
+            ),
+            (
+                "encoder.block.1.layer.0.SelfAttention.q.weight",
+                "block.1",
+                "q",
+                Some(1),
+            ),
+            ("model.layers.0.weight", "layers.0", "", Some(0)),
+            ("model.embed_tokens.weight", "embed_tokens", "", None),
+            ("optimizer.master.model.norm.weight", "norm", "", None),
+            ("lm_head.weight", "lm_head", "", None),
+            ("weight", "weight", "", None),
+            ("optimizer.state.3.exp_avg", "optimizer.state.3.exp_avg", "", None),
+        ];
+        for (name, layer, part, number) in told {
+            let place = place_of("state.safetensors", name, Dtype::F32);
+            assert_eq!(
+                (place.layer.as_str(), place.part.as_str(), place.number),
+                (layer, part, number),
+                "{name}"
+            );
+        }
     }
 
     fn related(all: &[(&str, &str, Dtype, u64)], archive: bool) -> Vec<Option<(Relation, usize)>> {

@@ -7,8 +7,8 @@ use tpde_store::reference::Reference;
 use tpde_store::{Rate, RunName};
 
 use crate::commands::{
-    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save,
-    show, stats, tag, undo, verify,
+    completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy, repack,
+    repair, restore, save, show, stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -105,6 +105,9 @@ pub(crate) enum Command {
     Du(du::Args),
     Doctor(doctor::Args),
     Repair(repair::Args),
+    Export(export::Args),
+    Import(import::Args),
+    Copy(copy::Args),
     Stats(stats::Args),
     Completions(completions::Args),
 }

@@ -23,6 +23,8 @@ pub(crate) struct Bars {
     bar: Mutex<Option<ProgressBar>>,
     watch: Arc<Watch>,
     stage: Mutex<Option<Stage>>,
+    /// What a save is, before its commit.
+    saving: Moment,
 }
 
 impl Bars {
@@ -33,7 +35,16 @@ impl Bars {
             bar: Mutex::new(None),
             watch,
             stage: Mutex::new(None),
+            saving: Moment::Saving,
         }
+    }
+
+    /// The same, for one save after another.
+    pub(crate) fn for_series(self) -> Self {
+        self.watch.enter(Moment::Series);
+        let mut bars = self;
+        bars.saving = Moment::Series;
+        bars
     }
 
     fn replace(&self, with: Option<ProgressBar>) {
@@ -51,9 +62,10 @@ impl Progress for Bars {
     fn start(&self, stage: Stage, total_bytes: u64) {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(stage);
         self.watch.enter(match stage {
-            Stage::Hash | Stage::Encode | Stage::Send => Moment::Saving,
+            Stage::Hash | Stage::Encode | Stage::Send => self.saving,
             Stage::Restore => Moment::Restoring,
             Stage::Collect => Moment::Collecting,
+            Stage::Copy => Moment::Series,
             _ => Moment::Reading,
         });
         if !self.shown || total_bytes == 0 {
@@ -67,6 +79,7 @@ impl Progress for Bars {
             Stage::Restore => "restoring",
             Stage::Verify => "verifying",
             Stage::Compare => "comparing",
+            Stage::Copy => "copying",
             Stage::Explain => "explaining",
             _ => "working",
         });

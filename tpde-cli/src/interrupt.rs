@@ -4,6 +4,7 @@
 //! reading, comparing, encoding   ends at once: nothing refers to what was written
 //! restoring                      asks the job to stop, which removes what is unfinished
 //! committing                     a moment that is waited for
+//! copying, importing             ends at once: what is committed stays, and the same again goes on
 //! ```
 //! A second signal ends whatever goes on.
 
@@ -30,6 +31,8 @@ pub(crate) enum Moment {
     Committing,
     /// A gc, which leaves a mark behind unless it is told to stop.
     Collecting,
+    /// Committing one checkpoint after another.
+    Series,
     /// Writing restored files.
     Restoring,
     /// Printing the answer.
@@ -58,6 +61,10 @@ impl Moment {
             Self::Collecting => (
                 "interrupted while collecting; nothing that is needed was deleted",
                 Some("Run `tpde gc` again: it also clears away what this one left"),
+            ),
+            Self::Series => (
+                "interrupted; what was committed so far stays",
+                Some("The same command again goes on where it stopped"),
             ),
             Self::Restoring => (
                 "interrupted; unfinished files (.tpde-*.partial) were left behind",
@@ -143,5 +150,6 @@ mod tests {
         for moment in [Moment::Committing, Moment::Collecting, Moment::Restoring] {
             assert!(moment.waits() && moment.left().1.is_some(), "{moment:?}");
         }
+        assert!(!Moment::Series.waits() && Moment::Series.left().1.is_some());
     }
 }

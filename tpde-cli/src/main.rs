@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, diff, doctor, du, explain, forget, gc, init, log, ls, policy, repack, repair, restore, save,
-    show, stats, tag, undo, verify,
+    completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy, repack,
+    repair, restore, save, show, stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
@@ -78,6 +78,9 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::run(args, session),
         Command::Policy(args) => policy::run(args, session),
         Command::Undo(args) => undo::run(args, session),
+        Command::Export(args) => export::run(args, session),
+        Command::Import(args) => import::run(args, session),
+        Command::Copy(args) => copy::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }
 }

@@ -1,5 +1,6 @@
 //! One run of the command: which store, and what the words on the command line stand for in it.
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -85,6 +86,20 @@ impl Session {
         Store::open_with(location, &options).map_err(typed)
     }
 
+    /// Opens a store that a command of several names by itself.
+    ///
+    /// # Errors
+    /// `Usage` if `--store` was typed as well, or the name cannot be one; otherwise as [`Store::open`].
+    pub(crate) fn other_store(&self, location: &str) -> Result<Store, Failure> {
+        if self.is_typed {
+            return Err(Failure::Usage {
+                message: "this command names its stores itself, and takes no --store".to_owned(),
+                hint: "Write `tpde copy SRC DST`".to_owned(),
+            });
+        }
+        Store::open(location).map_err(typed)
+    }
+
     /// Finds the checkpoint that `reference` names.
     ///
     /// # Errors
@@ -96,6 +111,27 @@ impl Session {
     /// Bars for a long job.
     pub(crate) fn bars(&self) -> Bars {
         Bars::new(self.bars_wanted, Arc::clone(&self.watch))
+    }
+
+    /// Asks a question on the terminal; `None` where there is none to ask on.
+    ///
+    /// # Errors
+    /// `Output` if the terminal cannot be written or read.
+    pub(crate) fn confirm(&self, question: &str) -> Result<Option<bool>, Failure> {
+        let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+        if self.screen.json || !asks {
+            return Ok(None);
+        }
+        let mut terminal = io::stderr().lock();
+        write!(terminal, "{question} [y/N] ").and_then(|()| terminal.flush())?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+    }
+
+    /// Whether the answer is for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.screen.json
     }
 
     /// Prints what the command has to say.

@@ -151,7 +151,7 @@ pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
+pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {
     if error.kind() == std::io::ErrorKind::NotFound {
         let hint = match path.symlink_metadata() {
             Ok(_) => "It is a symbolic link that leads nowhere: mend or remove it",

@@ -183,12 +183,7 @@ impl Proofs {
 type Moved = (usize, Vec<PackId>);
 
 /// Where these contents are decoded from by whoever sees what `view` sees; `None` if one is not whole there.
-fn elsewhere(
-    view: &Store,
-    live: &[Live],
-    of_pack: &[usize],
-    proof: Proof,
-) -> Result<Option<Vec<Moved>>> {
+fn elsewhere(view: &Store, live: &[Live], of_pack: &[usize], proof: Proof) -> Result<Option<Vec<Moved>>> {
     let mut moved = Vec::with_capacity(of_pack.len());
     for &at in of_pack {
         let content = &live[at];

@@ -18,7 +18,7 @@ use tpde_core::wire::Reader;
 use tpde_core::{CodecError, Dtype, ID_LEN, Relation};
 
 use crate::error::{Result, StoreError};
-use crate::ids::PackId;
+use crate::ids::{BlobId, LeaseId, PackId};
 use crate::keys::Key;
 use crate::objects::Objects;
 pub(crate) use footer::named_packs;
@@ -134,9 +134,24 @@ pub struct PackWriter {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     pieces: usize,
+    /// Whether the first entry is a lease.
+    is_leased: bool,
 }
 
 impl PackWriter {
+    /// A pack that is written under a lease, which goes into it so that no other writer ever writes a pack of its name (docs/adr/0012).
+    pub(crate) fn under(lease: LeaseId) -> Self {
+        let bytes = lease.as_bytes();
+        let content = Content::Blob {
+            len_bytes: bytes.len() as u64,
+            codec: BlobCodec::Plain,
+        };
+        let mut pack = Self::default();
+        pack.add(*BlobId::of(bytes).as_bytes(), content, Needs::default(), 0, bytes);
+        pack.is_leased = true;
+        pack
+    }
+
     /// Whether `more_bytes` still fit, with the footer that they need.
     pub fn fits(&self, more_bytes: usize) -> bool {
         let footer = (self.entries.len() + 1) * ENTRY_BYTES + (self.pieces + 1) * PIECE_BYTES;
@@ -145,9 +160,9 @@ impl PackWriter {
             && self.pieces < MAX_PIECES
     }
 
-    /// Whether nothing was added.
+    /// Whether nothing was added, but for the lease.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.len() == usize::from(self.is_leased)
     }
 
     /// Adds one piece of a content. A slice that follows the last entry's slices and reads the same as they joins that entry.

@@ -222,7 +222,7 @@ impl<'m> Plan<'m> {
 }
 
 /// Number, offset and length in bytes of every slice of a tensor.
-pub(crate) fn slices(record: &TensorRecord) -> impl Iterator<Item = (u32, u64, usize)> {
+pub(crate) fn slices(record: &TensorRecord) -> impl Iterator<Item = (u32, u64, usize)> + use<> {
     let word = record.dtype.word_bytes() as u64;
     (0u32..)
         .zip(slices_of(record.dtype, record.len_bytes / word))

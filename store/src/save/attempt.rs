@@ -8,13 +8,12 @@
 
 use std::collections::BTreeSet;
 
-use rayon::prelude::*;
-
 use super::bases::Bases;
 use super::contents::Contents;
 use super::ids::Checkpoint;
 use super::limits::Limits;
 use super::{SaveReport, SaveRequest};
+use crate::abreast::abreast;
 use crate::clock::now_unix_ms;
 use crate::commit::{self, CommitOptions, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
@@ -267,14 +266,12 @@ impl Store {
 
     /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
     pub(crate) fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
-        let gone: Vec<Option<PackId>> = packs
-            .par_iter()
-            .map(|&pack| Ok(self.objects().head(&Key::Pack(pack))?.is_none().then_some(pack)))
-            .collect::<Result<_>>()?;
+        let packs: Vec<PackId> = packs.iter().copied().collect();
+        let sizes = abreast(&packs, |&pack| self.objects().head(&Key::Pack(pack)))?;
         let mut all = true;
-        for pack in gone.into_iter().flatten() {
-            tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(pack));
-            self.catalog.forget(&pack);
+        for (pack, _) in packs.iter().zip(sizes).filter(|(_, size)| size.is_none()) {
+            tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
+            self.catalog.forget(pack);
             all = false;
         }
         Ok(all)

@@ -119,13 +119,13 @@ impl Placed<'_> {
 
 /// Packs, each once, in the order in which they were first named.
 #[derive(Debug, Default)]
-struct PackList {
-    packs: Vec<PackId>,
+pub(crate) struct PackList {
+    pub(crate) packs: Vec<PackId>,
     index_of: HashMap<PackId, u32>,
 }
 
 impl PackList {
-    fn index(&mut self, pack: PackId) -> u32 {
+    pub(crate) fn index(&mut self, pack: PackId) -> u32 {
         *self.index_of.entry(pack).or_insert_with(|| {
             self.packs.push(pack);
             count(self.packs.len() - 1)

@@ -15,6 +15,7 @@ pub(crate) mod contents;
 mod encode;
 pub(crate) mod ids;
 pub(crate) mod limits;
+pub(crate) mod same;
 mod tensors;
 pub(crate) mod writer;
 

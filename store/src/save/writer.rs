@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::ids::{BlobId, LeaseId, PackId};
+use crate::ids::{LeaseId, PackId};
 use crate::keys::Key;
-use crate::pack::{
-    BlobCodec, Content, ContentHash, ContentPrefix, Entry, Holder, Needs, PackWriter, Part, prefix_of,
-};
+use crate::pack::{Content, ContentHash, ContentPrefix, Entry, Holder, Needs, PackWriter, Part, prefix_of};
 use crate::progress::{Progress, Silent};
 use crate::store::Store;
 use crate::transfer::Uploads;
@@ -36,7 +34,7 @@ impl<'s> PackQueue<'s> {
     pub(crate) fn new(store: &'s Store, lease: LeaseId) -> Self {
         Self {
             store,
-            open: PackWriter::default(),
+            open: PackWriter::under(lease),
             pending: Vec::new(),
             holders: HashMap::new(),
             placed: HashMap::new(),
@@ -62,17 +60,8 @@ impl<'s> PackQueue<'s> {
         rank: u8,
         piece: &[u8],
     ) -> Result<()> {
-        if !self.pending.is_empty() && !self.open.fits(piece.len()) {
+        if !self.open.is_empty() && !self.open.fits(piece.len()) {
             self.close()?;
-        }
-        if self.open.is_empty() {
-            let lease = self.lease.as_bytes();
-            let content = Content::Blob {
-                len_bytes: lease.len() as u64,
-                codec: BlobCodec::Plain,
-            };
-            let id = *BlobId::of(lease).as_bytes();
-            self.open.add(id, content, Needs::default(), 0, lease);
         }
         let part = match content {
             Content::Slices { dtype, first } => Part::Slice { dtype, number: first },
@@ -97,7 +86,8 @@ impl<'s> PackQueue<'s> {
     }
 
     fn close(&mut self) -> Result<()> {
-        let (pack, bytes, entries) = std::mem::take(&mut self.open).finish();
+        let (pack, bytes, entries) =
+            std::mem::replace(&mut self.open, PackWriter::under(self.lease)).finish();
         self.written.push(pack);
         self.written_bytes += bytes.len() as u64;
         if let Some(cache) = self.store.objects().pack_cache() {
@@ -134,7 +124,7 @@ impl<'s> PackQueue<'s> {
     /// # Errors
     /// `Backend` if one cannot be stored: the first that failed.
     pub(crate) fn send_all(&mut self, progress: &dyn Progress) -> Result<()> {
-        if !self.pending.is_empty() {
+        if !self.open.is_empty() {
             self.close()?;
         }
         let finished = self.uploads.finish(progress);

@@ -5,10 +5,11 @@ use std::fs;
 use std::sync::Barrier;
 use std::thread;
 
+use tpde_store::copy::{Fate, copy};
 use tpde_store::ids::PackId;
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Created;
-use tpde_store::{Objects, Store, StoreError, VerifyLevel, config, history};
+use tpde_store::{CopyRequest, Objects, Silent, Store, StoreError, VerifyLevel, config, history};
 use tpde_tests::{
     Rng, assert_same_tree, bf16_weights, restore, run, save, train, training_state, verify, write_safetensors,
 };
@@ -27,6 +28,7 @@ pub(crate) fn keep(open: Open<'_>) {
     becomes_a_store(open);
     a_whole_round_trip(open);
     races_for_a_run(open);
+    copies(open);
 }
 
 fn slot(seq: u64) -> Key {
@@ -242,6 +244,49 @@ fn races_for_a_run(open: Open<'_>) {
     const EACH: u64 = 6;
     config::init(&open("writers")).unwrap();
     save_at_once(&|| open("writers"), WRITERS, EACH);
+}
+
+/// What two copy in from another backend at once, and one out again, restores as it was saved; no commit is there twice.
+fn copies(open: Open<'_>) {
+    const STEPS: u64 = 5;
+    let in_memory = || {
+        let objects = Objects::memory();
+        config::init(&objects).unwrap();
+        Store::over(objects, None).unwrap()
+    };
+    let (source, back) = (in_memory(), in_memory());
+    config::init(&open("copies")).unwrap();
+    let store = || Store::over(open("copies"), None).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |step: u64| scratch.path().join(format!("step{step}"));
+    let mut state = training_state();
+    for step in 0..STEPS {
+        train(&mut state, &mut Rng::new(step));
+        fs::create_dir(at(step)).unwrap();
+        fs::write(at(step).join("state.safetensors"), &state).unwrap();
+        save(&source, &at(step), step).unwrap();
+    }
+    let all = CopyRequest::default();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| copy(&source, &store(), &all, &Silent).unwrap());
+        }
+    });
+    assert_eq!(history::check_chain(&open("copies"), &run()).unwrap(), STEPS);
+    let again = copy(&source, &store(), &all, &Silent).unwrap();
+    assert!(
+        again
+            .commits
+            .iter()
+            .all(|commit| commit.fate == Fate::AlreadyThere)
+    );
+    assert_eq!(verify(&store(), VerifyLevel::Restore).problems, []);
+    copy(&store(), &back, &all, &Silent).unwrap();
+    for step in 0..STEPS {
+        let restored = scratch.path().join(format!("copy{step}"));
+        restore(&back, &format!("run@{step}"), &restored).unwrap();
+        assert_same_tree(&at(step), &restored, "what was copied there and back");
+    }
 }
 
 /// Lets `writers` save `each` checkpoints to one run at once, through clients of their own; then checks the run.

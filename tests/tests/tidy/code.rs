@@ -65,7 +65,7 @@ pub(crate) fn literal_or_comment(rest: &str, before: Option<char>) -> usize {
         [b'"', ..] => end_of_quoted(rest, b'"'),
         // 'x' or '\n' is a character, 'a without a second quote a lifetime.
         [b'\'', b'\\', ..] => end_of_quoted(rest, b'\''),
-        [b'\'', ..] if rest[1..].chars().nth(1) == Some('\'') => end_of(2, "'"),
+        [b'\'', ..] if rest[1..].chars().nth(1) == Some('\'') => end_of(1, "'"),
         _ => 0,
     }
 }

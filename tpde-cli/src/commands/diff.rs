@@ -1,7 +1,8 @@
 //! `tpde diff`: how two checkpoints differ.
 
 use serde::Serialize;
-use tpde_store::{Change, Diff, FileChange, FileDiff, TensorDiff};
+use tpde_store::heatmap::{By, Cell as HeatCell};
+use tpde_store::{Change, Diff, FileChange, FileDiff, Heatmap, TensorDiff};
 
 use super::{FAR, is_far, shape};
 use crate::args::reference;
@@ -9,6 +10,7 @@ use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::{Named, Session};
 use crate::text::escape::plain;
+use crate::text::heat::{HeatRow, LEGEND};
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
@@ -27,7 +29,9 @@ const MOST_MOVED: usize = 20;
     after_help = "\
 Examples:
   tpde diff llama@500 llama@600
-  tpde diff llama~1 llama --all"
+  tpde diff llama~1 llama --all
+  tpde diff llama@500 llama@600 --heatmap          # where in the model
+  tpde diff llama@500 llama@600 --heatmap=parts    # q_proj, up_proj, … instead of weights, masters, moments"
 )]
 pub(crate) struct Args {
     /// The older checkpoint
@@ -39,6 +43,30 @@ pub(crate) struct Args {
     /// List every tensor and file, in order, instead of those that moved most
     #[arg(long)]
     all: bool,
+    /// Show the share of changed elements by layer, and by roles or parts of a layer: roles, if there are several
+    #[arg(long, value_name = "COLUMNS", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    heatmap: Option<Columns>,
+}
+
+/// What the columns of a heatmap stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Columns {
+    /// Roles if there are several, else parts
+    Auto,
+    /// Weights, masters, moments
+    Roles,
+    /// Parts of a layer, such as q_proj
+    Parts,
+}
+
+impl Columns {
+    fn by(self) -> Option<By> {
+        match self {
+            Self::Auto => None,
+            Self::Roles => Some(By::Role),
+            Self::Parts => Some(By::Part),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -50,8 +78,61 @@ struct Compared {
     changed_share: f64,
     tensors: Vec<Tensor>,
     files: Vec<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap: Option<Heat>,
     #[serde(skip)]
     all: bool,
+}
+
+#[derive(Serialize)]
+struct Heat {
+    by: &'static str,
+    columns: Vec<String>,
+    rows: Vec<Layer>,
+}
+
+#[derive(Serialize)]
+struct Layer {
+    layer: String,
+    cells: Vec<Option<Changed>>,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    elems: u64,
+    changed_elems: u64,
+    changed_share: f64,
+}
+
+impl From<HeatCell> for Changed {
+    fn from(cell: HeatCell) -> Self {
+        Self {
+            elems: cell.elems,
+            changed_elems: cell.changed_elems,
+            changed_share: cell.changed_share(),
+        }
+    }
+}
+
+impl From<Heatmap> for Heat {
+    fn from(map: Heatmap) -> Self {
+        let row = |row: tpde_store::heatmap::Row| Layer {
+            layer: row.layer,
+            cells: row
+                .cells
+                .into_iter()
+                .map(|cell| cell.map(Changed::from))
+                .collect(),
+        };
+        Self {
+            by: match map.by {
+                By::Role => "role",
+                By::Part => "part",
+            },
+            columns: map.columns,
+            rows: map.rows.into_iter().map(row).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -61,6 +142,7 @@ struct Tensor {
     name: String,
     dtype: &'static str,
     shape: Vec<u64>,
+    role: &'static str,
     change: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     comparison: Option<Distance>,
@@ -95,10 +177,6 @@ impl Tensor {
 
 impl From<&TensorDiff> for Tensor {
     fn from(diff: &TensorDiff) -> Self {
-        let bits = diff
-            .shape
-            .iter()
-            .fold(diff.dtype.shape_bits(), |a, &b| a.saturating_mul(b));
         let (change, comparison) = match &diff.change {
             Change::Same => ("same", None),
             Change::Added => ("added", None),
@@ -120,9 +198,10 @@ impl From<&TensorDiff> for Tensor {
             name: diff.name.clone(),
             dtype: diff.dtype.name(),
             shape: diff.shape.clone(),
+            role: diff.role.name(),
             change,
             comparison,
-            elems: bits.div_ceil(8) / diff.dtype.word_bytes() as u64,
+            elems: diff.elems(),
         }
     }
 }
@@ -144,7 +223,7 @@ impl From<&FileDiff> for File {
 }
 
 impl Compared {
-    fn new(old: Named, new: Named, diff: &Diff, all: bool) -> Self {
+    fn new(old: Named, new: Named, diff: &Diff, args: &Args) -> Self {
         let tensors: Vec<Tensor> = diff.tensors.iter().map(Tensor::from).collect();
         let in_both = tensors.iter().filter(|t| matches!(t.change, "same" | "changed"));
         let elems = in_both.map(|t| t.elems).sum();
@@ -165,7 +244,8 @@ impl Compared {
             },
             tensors,
             files: diff.files.iter().map(File::from).collect(),
-            all,
+            heatmap: args.heatmap.map(|columns| diff.heatmap(columns.by()).into()),
+            all: args.all,
         }
     }
 
@@ -242,6 +322,31 @@ impl Compared {
             );
             page.line(page.paint(Tone::Dim, &more));
         }
+    }
+
+    fn show_heatmap(&self, heat: &Heat, page: &mut Page) {
+        if heat.rows.is_empty() {
+            return;
+        }
+        page.gap();
+        // What lies outside all layers has no part: its row says what it is.
+        let headings: Vec<String> = heat.columns.iter().map(|name| plain(name).into_owned()).collect();
+        let names: Vec<_> = heat.rows.iter().map(|row| plain(&row.layer)).collect();
+        let rows: Vec<HeatRow<'_>> = heat
+            .rows
+            .iter()
+            .zip(&names)
+            .map(|(row, name)| HeatRow {
+                name,
+                shares: row
+                    .cells
+                    .iter()
+                    .map(|c| c.as_ref().map(|c| c.changed_share))
+                    .collect(),
+            })
+            .collect();
+        page.heatmap(&headings, &rows);
+        page.line(page.paint(Tone::Dim, &format!("  {LEGEND}")));
     }
 
     fn show_files(&self, page: &mut Page) {
@@ -325,6 +430,12 @@ impl Answer for Compared {
             fields.push(("files", tally(self.files.iter().map(|f| f.change))));
             page.fields(&fields);
         }
+        if let Some(heat) = &self.heatmap {
+            self.show_heatmap(heat, page);
+            if !self.all {
+                return;
+            }
+        }
         self.show_tensors(page);
         self.show_files(page);
     }
@@ -337,11 +448,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let bars = session.bars();
     let diff = store.diff(old.manifest, new.manifest, &bars)?;
     drop(bars);
-    session.answer(&Compared::new(
-        Named::from(&old),
-        Named::from(&new),
-        &diff,
-        args.all,
-    ))?;
+    session.answer(&Compared::new(Named::from(&old), Named::from(&new), &diff, args))?;
     Ok(Exit::Done)
 }

@@ -3,20 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use tpde_store::{RunName, Store, Summary, history, tags};
+use tpde_store::{ManifestId, RunName, Store, Summary, history, tags};
 
-use super::{by_name, metric_list};
+use super::{by_name, metric_list, parent_of};
 use crate::args::run_of;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
-use crate::session::Session;
+use crate::session::{Named, Session};
 use crate::text::escape::plain;
 use crate::text::page::Page;
+use crate::text::spark::{Scale, bar, sparkline};
 use crate::text::style::Tone;
 use crate::text::table::{Cell, Column, Table};
 use crate::text::units::{count, counted, ratio, ratio_of, size, utc};
 
+/// Columns of a sparkline.
+const SPARK_COLUMNS: usize = 60;
+
+/// Columns of a bar.
+const BAR_COLUMNS: usize = 10;
+
 /// List the checkpoints of a run, newest first, and what each costs
+///
+/// With --graph, sparklines show how stored bytes (on a logarithmic scale) and a metric went, oldest on the left; where there are many
+/// checkpoints, a column is the mean of several, `·` stands for no number and `!` for one that is not finite. Bars compare stored bytes.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "tpde log [OPTIONS] [RUN]",
@@ -25,6 +35,7 @@ Examples:
   tpde log llama
   tpde log -n 5                  # the five newest of every run
   tpde log llama --all           # the forgotten ones, too
+  tpde log llama --graph --metric eval/loss
   tpde log llama --json | jq '.checkpoints[].step'"
 )]
 pub(crate) struct Args {
@@ -37,6 +48,12 @@ pub(crate) struct Args {
     /// Those that are forgotten, too
     #[arg(long)]
     all: bool,
+    /// Draw how stored bytes and a metric went, and where the run comes from
+    #[arg(long)]
+    graph: bool,
+    /// The metric to draw; without it the first, by name, that the newest checkpoint has
+    #[arg(long, value_name = "NAME", requires = "graph")]
+    metric: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -45,10 +62,21 @@ struct RunLog {
     checkpoints: Vec<Entry>,
     #[serde(skip)]
     older_records: u64,
+    #[serde(skip)]
+    graph: Option<Graph>,
+}
+
+/// What is drawn beside the list.
+struct Graph {
+    metric: Option<String>,
+    /// The checkpoint of another run that this one began with.
+    from: Option<Named>,
 }
 
 #[derive(Serialize)]
 struct Entry {
+    #[serde(skip)]
+    id: ManifestId,
     seq: u64,
     step: u64,
     manifest: String,
@@ -86,14 +114,100 @@ impl Entry {
 /// Tags by run and commit.
 type Tags = BTreeMap<(RunName, u64), Vec<String>>;
 
+/// The first of the metrics that the newest of `checkpoints` with any has.
+fn first_metric(checkpoints: &[Entry]) -> Option<String> {
+    checkpoints
+        .iter()
+        .find_map(|entry| entry.metrics.keys().next().cloned())
+}
+
+impl RunLog {
+    /// Sparklines above the list.
+    fn show_graph(&self, graph: &Graph, page: &mut Page) {
+        let stored = |entry: &Entry| Some(entry.stored_bytes as f64);
+        let metric = graph.metric.as_ref();
+        let measured = |entry: &Entry| metric.and_then(|name| entry.metrics.get(name).copied());
+        let mut fields = vec![(
+            "stored".to_owned(),
+            self.drawn(stored, Scale::Logarithmic, |value| size(whole(value))),
+        )];
+        if let Some(name) = metric {
+            let shown = |value: f64| format!("{value}");
+            fields.push((
+                plain(name).into_owned(),
+                self.drawn(measured, Scale::Linear, shown),
+            ));
+        }
+        let fields: Vec<(&str, String)> = fields
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone()))
+            .collect();
+        page.fields(&fields);
+        page.gap();
+    }
+
+    /// How a number went, oldest first, and its newest, least and most.
+    fn drawn(
+        &self,
+        of: impl Fn(&Entry) -> Option<f64>,
+        scale: Scale,
+        shown: impl Fn(f64) -> String,
+    ) -> String {
+        let values: Vec<Option<f64>> = self.checkpoints.iter().rev().map(&of).collect();
+        let mut line = sparkline(&values, SPARK_COLUMNS, scale);
+        let finite = || {
+            let steps = self.checkpoints.iter().rev();
+            steps.filter_map(|e| of(e).filter(|v| v.is_finite()).map(|v| (v, e.step)))
+        };
+        if let Some(newest) = finite().last()
+            && let Some(least) = finite().min_by(|a, b| a.0.total_cmp(&b.0))
+            && let Some(most) = finite().max_by(|a, b| a.0.total_cmp(&b.0))
+        {
+            let at = |(value, step): (f64, u64)| format!("{} at {step}", shown(value));
+            line.push_str(&format!(
+                "  newest {}, least {}, most {}",
+                shown(newest.0),
+                at(least),
+                at(most)
+            ));
+        }
+        line
+    }
+
+    /// What stands in the graph's column beside an entry.
+    fn mark(&self, entry: &Entry) -> &'static str {
+        match (&self.graph, entry.forgotten || entry.replaced) {
+            (None, _) => "",
+            (Some(_), false) => "●",
+            (Some(_), true) => "○",
+        }
+    }
+}
+
+/// A number of bytes that was a number of bytes before.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "made from a u64; a float's `as` saturates"
+)]
+fn whole(bytes: f64) -> u64 {
+    bytes as u64
+}
+
 impl Answer for RunLog {
     fn show(&self, page: &mut Page) {
         page.line(page.paint(Tone::Strong, &self.run));
+        if let Some(graph) = &self.graph {
+            self.show_graph(graph, page);
+        }
+        let most = self.checkpoints.iter().map(|e| e.stored_bytes).max().unwrap_or(0);
         let mut table = Table::new([
+            Column::Left(""),
             Column::Right("step"),
             Column::Left("saved (UTC)"),
             Column::Right("raw"),
             Column::Right("stored"),
+            Column::Left(""),
             Column::Right("ratio"),
             Column::Right("new tensors"),
             Column::Left("checkpoint"),
@@ -101,11 +215,17 @@ impl Answer for RunLog {
             Column::Left(""),
         ]);
         for entry in &self.checkpoints {
+            let bar = match self.graph {
+                Some(_) => bar(entry.stored_bytes, most, BAR_COLUMNS),
+                None => String::new(),
+            };
             table.row([
+                self.mark(entry).into(),
                 Cell::toned(Tone::Strong, entry.step.to_string()),
                 utc(entry.created_unix_ms).into(),
                 size(entry.raw_bytes).into(),
                 size(entry.stored_bytes).into(),
+                Cell::toned(Tone::Name, bar),
                 Cell::toned(Tone::Good, ratio(entry.raw_bytes, entry.stored_bytes)),
                 format!(
                     "{} of {}",
@@ -119,6 +239,9 @@ impl Answer for RunLog {
             ]);
         }
         page.table(&table);
+        if let Some(from) = self.graph.as_ref().and_then(|graph| graph.from.as_ref()) {
+            page.line(format!("  ╰─ from {} ({})", plain(&from.label()), from.short()));
+        }
         let sum = |of: fn(&Entry) -> u64| self.checkpoints.iter().map(of).sum::<u64>();
         let (raw_bytes, stored_bytes) = (sum(|e| e.raw_bytes), sum(|e| e.stored_bytes));
         let mut line = format!(
@@ -159,17 +282,59 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         let place = (tag.target.run, tag.target.seq);
         tagged.entry(place).or_default().push(tag.name.to_string());
     }
-    match &args.run {
-        Some(run) => session.answer(&log_of(&store, run, args, &tagged)?)?,
-        None => {
-            let runs = history::runs(store.objects())?
-                .iter()
-                .map(|run| log_of(&store, run, args, &tagged))
-                .collect::<Result<_, _>>()?;
+    let mut runs = match &args.run {
+        Some(run) => vec![log_of(&store, run, args, &tagged)?],
+        None => history::runs(store.objects())?
+            .iter()
+            .map(|run| log_of(&store, run, args, &tagged))
+            .collect::<Result<_, _>>()?,
+    };
+    if args.graph {
+        draw(&store, &mut runs, args.metric.as_ref())?;
+    }
+    match (&args.run, runs.pop()) {
+        (Some(_), Some(run)) => session.answer(&run)?,
+        (_, last) => {
+            runs.extend(last);
             session.answer(&AllRuns { runs })?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// Finds out what is to be drawn beside each run.
+fn draw(store: &Store, runs: &mut [RunLog], metric: Option<&String>) -> Result<(), Failure> {
+    let known = || {
+        runs.iter()
+            .flat_map(|run| &run.checkpoints)
+            .flat_map(|e| e.metrics.keys())
+    };
+    if let Some(metric) = metric
+        && !known().any(|name| name == metric)
+    {
+        let names: BTreeSet<&str> = known().map(String::as_str).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        return Err(Failure::NotFound {
+            message: format!("a checkpoint with the metric {metric} was not found"),
+            hint: match names.is_empty() {
+                true => {
+                    "None of those listed has a metric; `tpde save --metric NAME=NUMBER` keeps one".to_owned()
+                }
+                false => format!("There are: {}", names.join(", ")),
+            },
+        });
+    }
+    for run in runs {
+        let oldest = run.checkpoints.last().filter(|entry| entry.seq == 0);
+        // A drawing is not worth an error: what cannot be read is not drawn.
+        let manifest = oldest.and_then(|entry| store.manifest(entry.id).ok());
+        let from = manifest.and_then(|manifest| parent_of(store, &manifest).ok().flatten());
+        run.graph = Some(Graph {
+            metric: metric.cloned().or_else(|| first_metric(&run.checkpoints)),
+            from: from.filter(|from| from.run.as_ref() != Some(&run.run)),
+        });
+    }
+    Ok(())
 }
 
 fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<RunLog, Failure> {
@@ -177,6 +342,7 @@ fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<Ru
     // The newest commit of a step that stands is the one that counts.
     let mut steps = BTreeSet::new();
     let entry = |(s, forgotten): &(Summary, bool)| Entry {
+        id: s.manifest,
         seq: s.seq,
         step: s.step,
         manifest: s.manifest.to_hex(),
@@ -195,6 +361,7 @@ fn log_of(store: &Store, run: &RunName, args: &Args, tagged: &Tags) -> Result<Ru
         run: run.to_string(),
         checkpoints: commits.iter().map(entry).collect(),
         older_records,
+        graph: None,
     })
 }
 

@@ -1,12 +1,15 @@
 //! The subcommands, one file each.
 
 pub(crate) mod completions;
+pub(crate) mod copy;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod du;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod forget;
 pub(crate) mod gc;
+pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
@@ -25,9 +28,10 @@ use std::collections::BTreeMap;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use tpde_store::Metrics;
+use tpde_store::{Manifest, Metrics, Store, StoreError};
 
 use crate::failure::Failure;
+use crate::session::Named;
 
 /// Said of a checkpoint whose weights are not decoded without their masters.
 const ARCHIVED: &str = "archived: weights are stored as roundings of their masters, and read through them";
@@ -83,4 +87,22 @@ fn metric_list(metrics: &BTreeMap<String, f64>) -> String {
 fn shape(dims: &[u64]) -> String {
     let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
     format!("[{}]", dims.join(", "))
+}
+
+/// The parent by run and step, as its own manifest names it; by id alone if that is gone.
+fn parent_of(store: &Store, manifest: &Manifest) -> Result<Option<Named>, Failure> {
+    let Some(id) = manifest.parent else {
+        return Ok(None);
+    };
+    let place = match store.manifest(id) {
+        Ok(parent) => Some((parent.run, parent.step)),
+        Err(StoreError::NotFound { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(Named {
+        manifest: id.to_hex(),
+        run: place.as_ref().map(|(run, _)| run.clone()),
+        seq: None,
+        step: place.map(|(_, step)| step),
+    }))
 }

@@ -131,9 +131,9 @@ struct Saved {
 
 /// What may not have been meant.
 #[derive(Serialize)]
-struct Notice {
+pub(super) struct Notice {
     kind: &'static str,
-    message: String,
+    pub(super) message: String,
 }
 
 impl Answer for Saved {
@@ -203,7 +203,11 @@ impl Saved {
 const MOST_RUNS: usize = 8;
 
 /// What may not have been meant by a save that is done.
-fn notices(store: &Store, request: &SaveRequest, report: &SaveReport) -> Result<Vec<Notice>, Failure> {
+pub(super) fn notices(
+    store: &Store,
+    request: &SaveRequest,
+    report: &SaveReport,
+) -> Result<Vec<Notice>, Failure> {
     let mut notices = Vec::new();
     for left in &report.left_out {
         let what = match left.why {

@@ -7,7 +7,7 @@ use tpde_store::manifest::{FileContent, NamedTensor, TensorRecord};
 use tpde_store::reference::Place;
 use tpde_store::{Manifest, Store, StoreError, history};
 
-use super::{ARCHIVED, FAR, by_name, is_far, metric_list, shape};
+use super::{ARCHIVED, FAR, by_name, is_far, metric_list, parent_of, shape};
 use crate::args::reference;
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
@@ -53,11 +53,22 @@ struct Shown {
     tensors: u64,
     new_tensors: u64,
     max_depth: u8,
+    depths: Vec<u64>,
+    restore: Option<Restore>,
+    fingerprint: String,
     archived_weights: bool,
     metrics: BTreeMap<String, f64>,
     note: String,
     environment: BTreeMap<String, String>,
     largest: Vec<Contribution>,
+}
+
+/// What a restore reads; `None` in its place if something that it reads is missing.
+#[derive(Serialize)]
+struct Restore {
+    pieces: u64,
+    packs: u64,
+    read_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -95,6 +106,24 @@ impl Contribution {
     }
 }
 
+impl Shown {
+    /// `3 tensors with none, 5 with 1, 2 with 3`.
+    fn tensors_by_depth(&self) -> String {
+        let mut parts = Vec::new();
+        for (depth, &tensors) in self.depths.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let links = match depth {
+                0 => "none".to_owned(),
+                n => n.to_string(),
+            };
+            parts.push(match parts.is_empty() {
+                true => format!("{} with {links}", counted(tensors, "tensor")),
+                false => format!("{} with {links}", count(tensors)),
+            });
+        }
+        parts.join(", ")
+    }
+}
+
 impl Answer for Shown {
     fn show(&self, page: &mut Page) {
         page.line(self.checkpoint.title(page));
@@ -108,7 +137,23 @@ impl Answer for Shown {
         };
         let depth = match self.max_depth {
             0 => "no tensor needs another".to_owned(),
-            depth => format!("at most {}", counted(depth.into(), "link")),
+            depth => format!(
+                "at most {}; {}",
+                counted(depth.into(), "link"),
+                self.tensors_by_depth()
+            ),
+        };
+        let reads = match &self.restore {
+            Some(restore) => format!(
+                "{} in {} of {}",
+                size(restore.read_bytes),
+                counted(restore.pieces, "piece"),
+                counted(restore.packs, "pack")
+            ),
+            None => format!(
+                "something that is missing: `tpde verify {}` tells",
+                self.checkpoint.label()
+            ),
         };
         let mut fields = vec![
             ("manifest", self.checkpoint.manifest.clone()),
@@ -127,6 +172,7 @@ impl Answer for Shown {
             ),
             ("stored", stored),
             ("chain", depth),
+            ("a restore reads", reads),
         ];
         if !self.metrics.is_empty() {
             fields.push(("metrics", plain(&metric_list(&self.metrics)).into_owned()));
@@ -224,6 +270,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         note: manifest.note.clone(),
         environment: manifest.environment.clone(),
         max_depth: manifest.tensors.iter().map(|t| t.rank).max().unwrap_or(0),
+        depths: depths(&manifest),
+        restore: restore_cost(&store, &manifest)?,
+        fingerprint: manifest.fingerprint().to_hex(),
         largest: costly
             .iter()
             .take(LARGEST)
@@ -233,27 +282,35 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// How many tensors have no link below them, how many one, and so on.
+fn depths(manifest: &Manifest) -> Vec<u64> {
+    let mut depths = Vec::new();
+    for record in &manifest.tensors {
+        let depth = usize::from(record.rank);
+        if depths.len() <= depth {
+            depths.resize(depth + 1, 0);
+        }
+        depths[depth] += 1;
+    }
+    depths
+}
+
+/// What a restore of the checkpoint reads; `None` if some of it is missing.
+fn restore_cost(store: &Store, manifest: &Manifest) -> Result<Option<Restore>, Failure> {
+    match store.restore_cost(manifest) {
+        Ok(cost) => Ok(Some(Restore {
+            pieces: cost.pieces,
+            packs: cost.packs,
+            read_bytes: cost.read_bytes,
+        })),
+        Err(StoreError::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Bytes that the commit at `place` added.
 fn stored_by(store: &Store, place: &Place) -> Result<u64, Failure> {
     let newest = history::newest_of(store.objects(), &place.run)?;
     let commit = history::record_at(store.objects(), &newest, place.seq)?;
     Ok(commit.totals.stored_bytes)
-}
-
-/// The parent by run and step, as its own manifest names it; by id alone if that is gone.
-fn parent_of(store: &Store, manifest: &Manifest) -> Result<Option<Named>, Failure> {
-    let Some(id) = manifest.parent else {
-        return Ok(None);
-    };
-    let place = match store.manifest(id) {
-        Ok(parent) => Some((parent.run, parent.step)),
-        Err(StoreError::NotFound { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(Named {
-        manifest: id.to_hex(),
-        run: place.as_ref().map(|(run, _)| run.clone()),
-        seq: None,
-        step: place.map(|(_, step)| step),
-    }))
 }

@@ -1,5 +1,6 @@
 //! What one command prints for people.
 
+use super::heat::{HeatRow, grid};
 use super::style::{Style, Tone};
 use super::table::Table;
 
@@ -53,6 +54,11 @@ impl Page {
     /// A table.
     pub(crate) fn table<const N: usize>(&mut self, table: &Table<N>) {
         let text = table.render(self.style);
+        self.text.push_str(&text);
+    }
+    /// Shares by row and column.
+    pub(crate) fn heatmap(&mut self, headings: &[String], rows: &[HeatRow<'_>]) {
+        let text = grid(headings, rows, self.style);
         self.text.push_str(&text);
     }
 }

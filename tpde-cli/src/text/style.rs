@@ -75,6 +75,14 @@ impl Style {
             text.to_owned()
         }
     }
+
+    /// White `text` on a background of the 256 colours.
+    pub(crate) fn on(self, background: Option<u8>, text: &str) -> String {
+        match background {
+            Some(background) if self.colour => format!("\x1b[38;5;231;48;5;{background}m{text}\x1b[0m"),
+            _ => text.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Column {
     }
 }
 
-/// Rows under headings. A column with a heading in which every cell is empty or a dash is left out.
+/// Rows under headings. A column in which every cell is empty is left out; under a heading, one of dashes too.
 #[derive(Debug)]
 pub(crate) struct Table<const N: usize> {
     columns: [Column; N],
@@ -77,12 +77,12 @@ impl<const N: usize> Table<N> {
             }
         }
         let says = |at: usize| {
-            self.rows.is_empty()
-                || headings[at].text.is_empty()
-                || self
-                    .rows
-                    .iter()
-                    .any(|row| !matches!(row[at].text.as_str(), "" | "-"))
+            let is_said = |row: &[Cell; N]| match row[at].text.as_str() {
+                "" => false,
+                "-" => headings[at].text.is_empty(),
+                _ => true,
+            };
+            self.rows.is_empty() || self.rows.iter().any(is_said)
         };
         let said: [bool; N] = std::array::from_fn(says);
         let mut out = String::new();
@@ -128,5 +128,8 @@ mod tests {
         table.row(["1".into(), "-".into(), "x".into()]);
         table.row(["2".into(), "".into(), "y".into()]);
         assert_eq!(table.render(Style::PLAIN), "  a  c\n  1  x\n  2  y\n");
+        let mut table = Table::new([Column::Left(""), Column::Left(""), Column::Left("c")]);
+        table.row(["".into(), "-".into(), "x".into()]);
+        assert_eq!(table.render(Style::PLAIN), "     c\n  -  x\n");
     }
 }

@@ -49,6 +49,7 @@ fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 fn fields_are_the_documented_ones() {
     let world = World::with_run();
     world.checkpoint("out/checkpoint-700", 700);
+    std::fs::write(world.path("out/latest"), "checkpoint-700").expect("a file");
     let mut examples = examples();
     let mut check = |heading: &str, ran: Ran| {
         let answer = if ran.err.is_empty() {
@@ -75,6 +76,7 @@ fn fields_are_the_documented_ones() {
         ("tpde ls", "ls llama@600"),
         ("tpde ls --tensors", "ls llama@600 --tensors"),
         ("tpde diff", "diff llama@500 llama@600"),
+        ("tpde diff --heatmap", "diff llama@500 llama@600 --heatmap"),
         ("tpde tag", "tag"),
         ("tpde tag NAME REF", "tag newest llama@700"),
         ("tpde tag --delete", "tag --delete newest"),
@@ -86,6 +88,9 @@ fn fields_are_the_documented_ones() {
         ("tpde doctor", "doctor"),
         ("tpde repair index", "repair index"),
         ("tpde stats", "stats"),
+        ("tpde copy", "copy ckpts second llama best"),
+        ("tpde export", "export llama exported --steps 500"),
+        ("tpde import", "import out --run imported --yes"),
         ("tpde completions", "completions bash"),
         ("Errors", "show nope"),
     ] {

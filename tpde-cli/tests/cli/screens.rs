@@ -2,7 +2,7 @@
 
 use crate::world::{World, ran, write_safetensors};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "save",
     "restore",
@@ -13,6 +13,9 @@ const COMMANDS: [&str; 11] = [
     "verify",
     "tag",
     "stats",
+    "export",
+    "import",
+    "copy",
     "completions",
 ];
 
