@@ -111,6 +111,12 @@ token!(
     "mark id"
 );
 
+token!(
+    /// Name under which the parts of one save lie, made of its run, its step and a word of the savers.
+    PartsId,
+    "parts id"
+);
+
 fn token_from_hex(text: &str) -> Option<[u8; TOKEN_LEN]> {
     if text.len() != TOKEN_HEX_LEN || !text.bytes().all(is_lower_hex) {
         return None;

@@ -10,6 +10,7 @@
 //! policy/<20 digits>              the record `seq` of the store's policy
 //! leases/<id>/<20 digits>         renewal `n` of a writer's lease
 //! leases/<id>/fence               that lease has ended
+//! parts/<id>/<20 digits>          part `rank` of a save of several processes
 //! gc/<id>                         a mark: what a gc is about to delete
 //! probe/<nonce>/<name>            left by a probe that was interrupted; safe to delete
 //! ```
@@ -17,7 +18,7 @@
 
 use std::fmt;
 
-use crate::ids::{LeaseId, ManifestId, MarkId, Nonce, PackId, is_lower_hex};
+use crate::ids::{LeaseId, ManifestId, MarkId, Nonce, PackId, PartsId, is_lower_hex};
 use crate::names::{RunName, TagName};
 
 /// Digits in the name of a numbered object: `u64::MAX` has twenty.
@@ -47,6 +48,8 @@ pub enum Key {
     Fence(LeaseId),
     /// What a gc is about to delete.
     Mark(MarkId),
+    /// Part `rank` of a save of several processes.
+    Part(PartsId, u64),
     /// A scratch object of the capability probe.
     Probe(Nonce, ProbeObject),
 }
@@ -90,6 +93,10 @@ pub enum Prefix {
     Lease(LeaseId),
     /// All marks.
     Marks,
+    /// The parts of all saves.
+    AllParts,
+    /// The parts of one save.
+    Parts(PartsId),
     /// The scratch objects of all probes.
     Probes,
     /// The scratch objects of one probe.
@@ -136,6 +143,7 @@ impl fmt::Display for Key {
             Self::Lease(id, renewal) => write!(f, "leases/{id}/{}", descending(*renewal)),
             Self::Fence(id) => write!(f, "leases/{id}/fence"),
             Self::Mark(id) => write!(f, "gc/{id}"),
+            Self::Part(id, rank) => write!(f, "parts/{id}/{}", descending(*rank)),
             Self::Probe(nonce, object) => write!(f, "probe/{nonce}/{}", object.as_str()),
         }
     }
@@ -157,6 +165,8 @@ impl fmt::Display for Prefix {
             Self::Leases => f.write_str("leases"),
             Self::Lease(id) => write!(f, "leases/{id}"),
             Self::Marks => f.write_str("gc"),
+            Self::AllParts => f.write_str("parts"),
+            Self::Parts(id) => write!(f, "parts/{id}"),
             Self::Probes => f.write_str("probe"),
             Self::Probe(nonce) => write!(f, "probe/{nonce}"),
         }
@@ -201,6 +211,7 @@ impl Key {
                     digits => Some(Self::Lease(id, from_descending(digits)?)),
                 }
             }
+            "parts" => Some(Self::Part(PartsId::from_hex(second)?, from_descending(third)?)),
             "probe" => {
                 let object = match third {
                     "twice" => ProbeObject::Twice,
@@ -239,6 +250,7 @@ mod tests {
             any::<u64>().prop_map(Key::Policy),
             (any::<[u8; 16]>(), any::<u64>()).prop_map(|(b, n)| Key::Lease(LeaseId::from_bytes(b), n)),
             any::<[u8; 16]>().prop_map(|b| Key::Fence(LeaseId::from_bytes(b))),
+            (any::<[u8; 16]>(), any::<u64>()).prop_map(|(b, n)| Key::Part(PartsId::from_bytes(b), n)),
             any::<[u8; 16]>().prop_map(|b| Key::Mark(MarkId::from_bytes(b))),
             any::<[u8; 16]>().prop_map(|b| Key::Probe(Nonce::from_bytes(b), ProbeObject::Race)),
         ]

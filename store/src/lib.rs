@@ -124,6 +124,7 @@ pub use reference::Resolved;
 pub use repack::{RepackReport, RepackRequest};
 pub use restore::{RestoreReport, RestoreRequest};
 pub use roles::Role;
+pub use save::parts::{PartOf, PartReport};
 pub use save::{KeptWhole, SaveReport, SaveRequest};
 pub use seqs::SeqSet;
 pub use stats::{RunStats, Stats};

@@ -7,8 +7,8 @@ use tpde_store::reference::Reference;
 use tpde_store::{Rate, RunName};
 
 use crate::commands::{
-    completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy, repack,
-    repair, restore, save, show, stats, tag, undo, verify,
+    commit, completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy,
+    repack, repair, restore, save, save_part, show, stats, tag, undo, verify,
 };
 use crate::failure::EXIT_CODES;
 
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Init(init::Args),
     Save(save::Args),
     Restore(restore::Args),
+    SavePart(save_part::Args),
+    Commit(commit::Args),
     Log(log::Args),
     Show(show::Args),
     Explain(explain::Args),

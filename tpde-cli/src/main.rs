@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Globals};
 use commands::{
-    completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy, repack,
-    repair, restore, save, show, stats, tag, undo, verify,
+    commit, completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy,
+    repack, repair, restore, save, save_part, show, stats, tag, undo, verify,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
@@ -61,6 +61,8 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
     match command {
         Command::Init(args) => init::run(args, session),
         Command::Save(args) => save::run(args, session),
+        Command::SavePart(args) => save_part::run(args, session),
+        Command::Commit(args) => commit::run(args, session),
         Command::Restore(args) => restore::run(args, session),
         Command::Log(args) => log::run(args, session),
         Command::Show(args) => show::run(args, session),

@@ -19,7 +19,7 @@ use crate::commit::{self, CommitOptions, NewCommit, Outcome};
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
 use crate::history;
-use crate::ids::{ManifestId, Nonce, PackId};
+use crate::ids::{Fingerprint, ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::lease::Lease;
 use crate::manifest::{FileContent, Manifest};
@@ -35,8 +35,7 @@ pub(super) struct Attempt<'a> {
     request: &'a SaveRequest,
     checkpoint: &'a Checkpoint,
     progress: &'a dyn Progress,
-    /// What is known so far.
-    report: SaveReport,
+    left_out: Vec<LeftOut>,
 }
 
 impl<'a> Attempt<'a> {
@@ -46,23 +45,11 @@ impl<'a> Attempt<'a> {
         left_out: Vec<LeftOut>,
         progress: &'a dyn Progress,
     ) -> Self {
-        let report = SaveReport {
-            manifest: ManifestId::of(&[]),
-            seq: 0,
-            already_there: true,
-            raw_bytes: 0,
-            stored_bytes: 0,
-            files: 0,
-            tensors: 0,
-            new_tensors: 0,
-            left_out,
-            kept_whole: checkpoint.kept_whole.clone(),
-        };
         Self {
             request,
             checkpoint,
             progress,
-            report,
+            left_out,
         }
     }
 
@@ -82,35 +69,23 @@ impl<'a> Attempt<'a> {
         if tip.is_none() {
             tags::check_run(store.objects(), &request.run)?;
         }
-        let mut manifest = self.draft(lease, tip);
-        let fingerprint = manifest.fingerprint();
-        self.describe(&manifest);
+        let mut manifest = empty_manifest(request, lease, tip);
+        self.checkpoint.describe(&mut manifest);
+        let mut committing = Committing::new(request, &manifest);
+        committing.report.left_out.clone_from(&self.left_out);
+        committing
+            .report
+            .kept_whole
+            .clone_from(&self.checkpoint.kept_whole);
         let mut options = CommitOptions {
             replace: request.replace,
             expect_parent: request.expect_parent,
             again: false,
         };
-        let standing = commit::precheck(
-            store.objects(),
-            &request.run,
-            newest.as_ref(),
-            request.step,
-            &fingerprint,
-            &options,
-        )?;
-        let mut mends = false;
-        if let (Some(seq), Some(newest)) = (standing, &newest) {
-            self.found(store, newest, seq)?;
-            match whole(lease, self.report.manifest)? {
-                Some(true) => return Ok(Some(self.report.clone())),
-                Some(false) => mends = true,
-                // Without its manifest the commit is lost: another takes its place.
-                None => options.again = true,
-            }
-            let (run, step) = (&request.run, request.step);
-            tracing::warn!("{run}@{step} lacks contents, which are stored again");
+        let standing = committing.standing(lease, newest.as_ref(), &mut options)?;
+        if standing == Some(true) {
+            return Ok(Some(committing.report));
         }
-
         let Some(stored) = self.store_contents(lease, newest.as_ref(), tip, &mut manifest)? else {
             return Ok(None);
         };
@@ -118,88 +93,13 @@ impl<'a> Attempt<'a> {
             .sources
             .iter()
             .try_for_each(|s| s.check_unchanged())?;
-        self.report.stored_bytes = stored.bytes;
-        self.report.new_tensors = stored.new_tensors;
-        if mends {
+        if standing == Some(false) {
             // Contents are found by what they decode to, so the commit that stands is whole again.
-            return Ok(Some(self.report.clone()));
+            committing.report.stored_bytes = stored.bytes;
+            committing.report.new_tensors = stored.new_tensors;
+            return Ok(Some(committing.report));
         }
-        let (id, bytes) = manifest.encode()?;
-        self.report.stored_bytes += bytes.len() as u64;
-        store.objects().put_content(&Key::Manifest(id), bytes.into())?;
-        let new = NewCommit {
-            manifest: id,
-            fingerprint,
-            step: request.step,
-            nonce: Nonce::random()?,
-            created_unix_ms: manifest.created_unix_ms,
-            metrics: request.metrics.clone(),
-            totals: Totals {
-                raw_bytes: self.report.raw_bytes,
-                stored_bytes: self.report.stored_bytes,
-                tensors: self.report.tensors,
-                new_tensors: stored.new_tensors,
-            },
-        };
-        loop {
-            match commit::commit(store.objects(), &request.run, &new, &options)? {
-                Outcome::Committed { seq } => {
-                    self.report.already_there = false;
-                    (self.report.seq, self.report.manifest) = (seq, id);
-                    return Ok(Some(self.report.clone()));
-                }
-                // Another process saved the same files to the same step while this one was at it.
-                Outcome::AlreadyThere { seq } => {
-                    let newest = history::newest_of(store.objects(), &request.run)?;
-                    self.found(store, &newest, seq)?;
-                    match whole(lease, self.report.manifest)? {
-                        Some(true) => return Ok(Some(self.report.clone())),
-                        // What was just stored is all that it lacks.
-                        Some(false) => return Ok(None),
-                        None => options.again = true,
-                    }
-                }
-            }
-        }
-    }
-
-    /// The manifest, but for where everything is.
-    fn draft(&self, lease: &Lease, tip: Option<ManifestId>) -> Manifest {
-        let request = self.request;
-        let mut manifest = Manifest {
-            run: request.run.as_str().to_owned(),
-            step: request.step,
-            created_unix_ms: now_unix_ms(),
-            parent: tip.or(request.parent),
-            writer: concat!("tpde ", env!("CARGO_PKG_VERSION")).to_owned(),
-            archived_weights: false,
-            metrics: request.metrics.clone(),
-            note: request.note.clone(),
-            environment: request.environment.clone(),
-            packs: Vec::new(),
-            tensors: Vec::new(),
-            blobs: Vec::new(),
-            files: Vec::new(),
-            lease: Some(lease.id()),
-        };
-        self.checkpoint.describe(&mut manifest);
-        manifest
-    }
-
-    /// What can be said of the checkpoint wherever it ends up.
-    fn describe(&mut self, manifest: &Manifest) {
-        let files = manifest.files.iter();
-        let files = files.filter(|f| f.content != FileContent::Directory).count();
-        self.report.raw_bytes = manifest.raw_bytes();
-        self.report.files = count(files);
-        self.report.tensors = count(manifest.named_tensors().count());
-    }
-
-    /// Commit `seq` holds the same.
-    fn found(&mut self, store: &Store, newest: &StoredSlot, seq: u64) -> Result<()> {
-        self.report.seq = seq;
-        self.report.manifest = history::record_at(store.objects(), newest, seq)?.manifest;
-        Ok(())
+        committing.commit(lease, &manifest, stored.bytes, stored.new_tensors, &mut options)
     }
 
     /// Stores what is new and notes in `manifest` where everything is; `None` if some of it is gone by the end.
@@ -232,6 +132,144 @@ impl<'a> Attempt<'a> {
             bytes: placed.written_bytes,
             new_tensors: placed.note_in(manifest),
         }))
+    }
+}
+
+/// The manifest of a checkpoint before anything is known of its files.
+pub(super) fn empty_manifest(request: &SaveRequest, lease: &Lease, tip: Option<ManifestId>) -> Manifest {
+    Manifest {
+        run: request.run.as_str().to_owned(),
+        step: request.step,
+        created_unix_ms: now_unix_ms(),
+        parent: tip.or(request.parent),
+        writer: concat!("tpde ", env!("CARGO_PKG_VERSION")).to_owned(),
+        archived_weights: false,
+        metrics: request.metrics.clone(),
+        note: request.note.clone(),
+        environment: request.environment.clone(),
+        packs: Vec::new(),
+        tensors: Vec::new(),
+        blobs: Vec::new(),
+        files: Vec::new(),
+        lease: Some(lease.id()),
+    }
+}
+
+/// A checkpoint on its way into its run.
+pub(super) struct Committing<'a> {
+    request: &'a SaveRequest,
+    fingerprint: Fingerprint,
+    /// What is known so far.
+    pub(super) report: SaveReport,
+}
+
+impl<'a> Committing<'a> {
+    /// * `manifest`: all but where its contents are.
+    pub(super) fn new(request: &'a SaveRequest, manifest: &Manifest) -> Self {
+        let files = manifest.files.iter();
+        let files = files.filter(|f| f.content != FileContent::Directory).count();
+        Self {
+            request,
+            fingerprint: manifest.fingerprint(),
+            report: SaveReport {
+                manifest: ManifestId::of(&[]),
+                seq: 0,
+                already_there: true,
+                raw_bytes: manifest.raw_bytes(),
+                stored_bytes: 0,
+                files: count(files),
+                tensors: count(manifest.named_tensors().count()),
+                new_tensors: 0,
+                left_out: Vec::new(),
+                kept_whole: Vec::new(),
+            },
+        }
+    }
+
+    /// Whether a commit of this step and content stands and is whole; `None` if there is none, or its manifest is lost: then another is to
+    /// take its place.
+    ///
+    /// # Errors
+    /// As [`commit::precheck`].
+    pub(super) fn standing(
+        &mut self,
+        lease: &Lease,
+        newest: Option<&StoredSlot>,
+        options: &mut CommitOptions,
+    ) -> Result<Option<bool>> {
+        let (store, request) = (lease.store(), self.request);
+        let (run, step) = (&request.run, request.step);
+        let found = commit::precheck(store.objects(), run, newest, step, &self.fingerprint, options)?;
+        let (Some(seq), Some(newest)) = (found, newest) else {
+            return Ok(None);
+        };
+        self.found(store, newest, seq)?;
+        let is_whole = whole(lease, self.report.manifest)?;
+        if is_whole != Some(true) {
+            tracing::warn!("{run}@{step} lacks contents, which are stored again");
+        }
+        options.again = is_whole.is_none();
+        Ok(is_whole)
+    }
+
+    /// Commits a manifest whose contents are there; `None` if a commit of the same content came in between and is not whole.
+    ///
+    /// # Errors
+    /// As [`commit::commit`].
+    pub(super) fn commit(
+        &mut self,
+        lease: &Lease,
+        manifest: &Manifest,
+        stored_bytes: u64,
+        new_tensors: u32,
+        options: &mut CommitOptions,
+    ) -> Result<Option<SaveReport>> {
+        let (store, request) = (lease.store(), self.request);
+        let (id, bytes) = manifest.encode()?;
+        self.report.stored_bytes = stored_bytes + bytes.len() as u64;
+        self.report.new_tensors = new_tensors;
+        store.objects().put_content(&Key::Manifest(id), bytes.into())?;
+        let new = NewCommit {
+            manifest: id,
+            fingerprint: self.fingerprint,
+            step: request.step,
+            nonce: Nonce::random()?,
+            created_unix_ms: manifest.created_unix_ms,
+            metrics: request.metrics.clone(),
+            totals: Totals {
+                raw_bytes: self.report.raw_bytes,
+                stored_bytes: self.report.stored_bytes,
+                tensors: self.report.tensors,
+                new_tensors,
+            },
+        };
+        loop {
+            match commit::commit(store.objects(), &request.run, &new, options)? {
+                Outcome::Committed { seq } => {
+                    self.report.already_there = false;
+                    (self.report.seq, self.report.manifest) = (seq, id);
+                    return Ok(Some(self.report.clone()));
+                }
+                // Another process saved the same files to the same step while this one was at it.
+                Outcome::AlreadyThere { seq } => {
+                    let newest = history::newest_of(store.objects(), &request.run)?;
+                    self.found(store, &newest, seq)?;
+                    match whole(lease, self.report.manifest)? {
+                        Some(true) => return Ok(Some(self.report.clone())),
+                        // What was just stored is all that it lacks.
+                        Some(false) => return Ok(None),
+                        None => options.again = true,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commit `seq` holds the same.
+    fn found(&mut self, store: &Store, newest: &StoredSlot, seq: u64) -> Result<()> {
+        self.report.seq = seq;
+        self.report.manifest = history::record_at(store.objects(), newest, seq)?.manifest;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod contents;
 mod encode;
 pub(crate) mod ids;
 pub(crate) mod limits;
+pub mod parts;
 pub(crate) mod same;
 mod tensors;
 pub(crate) mod writer;
@@ -141,27 +142,7 @@ impl Store {
     /// content. `OutcomeUnknown`, `Backend`: as for [`commit::commit`]. Whatever was stored before stays as it is.
     pub fn save(&self, request: &SaveRequest, progress: &dyn Progress) -> Result<SaveReport> {
         self.access().require_write()?;
-        if request.max_depth > MAX_MAX_DEPTH {
-            let detail = format!(
-                "a depth of {} is above the limit of {MAX_MAX_DEPTH}",
-                request.max_depth
-            );
-            return Err(StoreError::input(
-                "--max-depth",
-                detail,
-                "Choose a smaller depth; 16 is the default",
-            ));
-        }
-        if request
-            .max_restore_ratio
-            .is_some_and(|ratio| ratio.is_nan() || ratio < 1.0)
-        {
-            return Err(StoreError::input(
-                "--max-restore-ratio",
-                "a restore reads at least about what it writes",
-                "Choose a ratio of 1 or more, or `none`; 4 is the default",
-            ));
-        }
+        check_limits(request)?;
         let Scan { found, left_out } = scan(&request.source, self.objects().local_root())?;
         let raw_bytes = found.iter().map(|f| f.len_bytes).sum();
         progress.start(Stage::Hash, raw_bytes);
@@ -174,6 +155,32 @@ impl Store {
         self.catalog.flush();
         Ok(report)
     }
+}
+
+/// Checks what a caller allows of a restore.
+fn check_limits(request: &SaveRequest) -> Result<()> {
+    if request.max_depth > MAX_MAX_DEPTH {
+        let detail = format!(
+            "a depth of {} is above the limit of {MAX_MAX_DEPTH}",
+            request.max_depth
+        );
+        return Err(StoreError::input(
+            "--max-depth",
+            detail,
+            "Choose a smaller depth; 16 is the default",
+        ));
+    }
+    if request
+        .max_restore_ratio
+        .is_some_and(|ratio| ratio.is_nan() || ratio < 1.0)
+    {
+        return Err(StoreError::input(
+            "--max-restore-ratio",
+            "a restore reads at least about what it writes",
+            "Choose a ratio of 1 or more, or `none`; 4 is the default",
+        ));
+    }
+    Ok(())
 }
 
 /// Where a tensor ended up.

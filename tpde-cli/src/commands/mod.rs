@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod copy;
 pub(crate) mod diff;
@@ -18,6 +19,7 @@ pub(crate) mod repack;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod save;
+pub(crate) mod save_part;
 pub(crate) mod show;
 pub(crate) mod stats;
 pub(crate) mod tag;

@@ -81,7 +81,7 @@ pub(crate) struct Args {
 }
 
 /// Reads a training step.
-fn step(text: &str) -> Result<u64, String> {
+pub(super) fn step(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| "a step is a whole number from 0 on".to_owned())
 }
@@ -283,6 +283,19 @@ fn same_tensors(store: &Store, run: &RunName, saved: ManifestId) -> Result<Optio
     Ok(None)
 }
 
+/// What `--expect-parent` says.
+pub(super) fn expected_parent(
+    store: &Store,
+    session: &Session,
+    word: Option<&String>,
+) -> Result<ExpectParent, Failure> {
+    Ok(match word {
+        None => ExpectParent::Any,
+        Some(word) if word == "none" => ExpectParent::NoCommits,
+        Some(text) => ExpectParent::Newest(session.resolve(store, text)?.manifest),
+    })
+}
+
 fn no_policy() -> tpde_store::StoreError {
     tpde_store::StoreError::NotFound {
         what: "a policy in this store".to_owned(),
@@ -296,11 +309,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let mut request = SaveRequest::new(&args.source, args.run.clone(), args.step);
     request.parent = args.parent.as_ref().map(resolve).transpose()?.map(|r| r.manifest);
     request.replace = args.replace;
-    request.expect_parent = match &args.expect_parent {
-        None => ExpectParent::Any,
-        Some(word) if word == "none" => ExpectParent::NoCommits,
-        Some(text) => ExpectParent::Newest(resolve(text)?.manifest),
-    };
+    request.expect_parent = expected_parent(&store, session, args.expect_parent.as_ref())?;
     request.opaque = globs(&args.opaque)?.unwrap_or_default();
     request.max_depth = args.max_depth;
     request.max_restore_ratio = args.max_restore_ratio.0;

@@ -96,6 +96,19 @@ fn fields_are_the_documented_ones() {
     ] {
         check(heading, world.run(&format!("{line} --json")));
     }
+    world
+        .run("save-part out/checkpoint-600 --run parted --step 1 --parts job --part 0/2 --only *.safetensors")
+        .expect(0);
+    check(
+        "tpde save-part",
+        world.run(
+            "save-part out/checkpoint-600 --run parted --step 1 --parts job --part 1/2 --only *.json --json",
+        ),
+    );
+    check(
+        "tpde commit",
+        world.run("commit --run parted --step 1 --parts job --json"),
+    );
     world.run("forget llama@500").expect(0);
     check("tpde undo", world.run("undo llama --json"));
     world.damage_packs();
