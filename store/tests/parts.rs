@@ -1,6 +1,10 @@
 //! One checkpoint, saved by several.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
 
 use std::fs;
 use std::path::Path;
