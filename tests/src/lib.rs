@@ -1,6 +1,7 @@
 //! Promises across crates: what the tests of the store as a whole share.
 
 pub mod golden;
+pub mod servers;
 pub mod torch;
 
 use std::collections::BTreeMap;
