@@ -40,6 +40,7 @@ pub fn moto() -> Server {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // A server that takes one request after the other speaks HTTP/1.0.
+    assert_eq!(answer.split(' ').nth(1), Some("200"), "{answer}");
     server
 }
