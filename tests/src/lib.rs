@@ -1,5 +1,6 @@
 //! Promises across crates: what the tests of the store as a whole share.
 
+pub mod fuzz;
 pub mod golden;
 pub mod servers;
 pub mod torch;
