@@ -257,7 +257,7 @@ fn left(status: ExitStatus, is_new: bool, has_traces: impl FnOnce() -> bool) -> 
 fn a_killed_writer_leaves_the_old_run_or_the_new_one() {
     // Promise: kill -9 at any moment of a save, forget, gc or repack leaves the run as it was or as it was to be, never a mix;
     // nothing that was acknowledged is lost, and the same again works; across a rollup, and whatever became of the index.
-    let (stores, rounds) = if soak() { (4, 270) } else { (1, 100) };
+    let (stores, rounds) = if soak() { (4, 300) } else { (1, 100) };
     let mut outcomes = Outcomes::new();
     for number in 0..stores {
         let mut bench = Bench::new(SEED + number);
