@@ -15,7 +15,7 @@ use crate::ids::{ManifestId, PackId};
 use crate::keys::Key;
 use crate::lease::Lease;
 use crate::manifest::Manifest;
-use crate::pack::{Entry, PackWriter};
+use crate::pack::{Entry, Needs, PackWriter};
 use crate::store::Store;
 
 /// A pack that is filled and has its name.
@@ -61,6 +61,19 @@ impl<'s> Target<'s> {
     /// How the target decodes some content, if it holds it whole, in packs that may be relied on.
     pub(super) fn held(&self, sought: &Sought) -> Result<Option<Graph>> {
         self.store.stored_graph(sought, &[])
+    }
+
+    /// The pack that holds some content encoded as `entry` is, whether or not what it reads is there.
+    pub(super) fn holds_alike(&self, sought: &Sought, entry: &Entry) -> Result<Option<PackId>> {
+        let store = self.store;
+        let found = store.catalog.find(store.objects(), sought, &[])?;
+        let needs = |entry: &Entry| {
+            let Needs { base, given } = entry.needs;
+            let given = given.map(|(relation, needed)| (relation, needed.prefix));
+            (entry.rank, base.map(|base| base.prefix), given)
+        };
+        let alike = found.filter(|piece| needs(piece.entry()) == needs(entry));
+        Ok(alike.map(|piece| piece.pack))
     }
 
     /// Closes a pack. Its name is one that nobody wrote before.
