@@ -48,7 +48,7 @@ test: setup fixtures lint ## Everything CI runs
 
 # One after the other: rounds that wait for moments want the machine to themselves. The seed of fuzzing is any number.
 soak: export TPDE_SOAK := 1
-soak: setup fixtures ## Long rounds, an hour or two: protocol, kills, races, flips, fuzz (TPDE_FUZZ_SEED=n for other inputs)
+soak: setup fixtures ## Long rounds, about an hour: protocol, kills, races, flips, fuzz (TPDE_FUZZ_SEED=n for other inputs)
 	cargo test --locked -p tpde-tests --test protocol -- --nocapture
 	cargo test --locked -p tpde-tests --test hostile -- --nocapture
 	cargo test --locked -p tpde-tests --test race -- --nocapture
@@ -78,4 +78,4 @@ test-gpu bench-gpu: ## Run gpu-bundle/ on a machine with a GPU, without cargo: p
 
 clean: ## Remove everything that was built or downloaded here
 	cargo clean
-	rm -rf .venv gpu-bundle fuzz/target fuzz/corpus fuzz/artifacts $(FIXTURES)
+	rm -rf .venv gpu-bundle $(FIXTURES)
