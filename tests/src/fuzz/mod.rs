@@ -5,7 +5,7 @@
 //!    ▲                │
 //!    └── was read ────┘
 //! ```
-//! [`drive`] runs a target on inputs that it makes up. It does not see what they cover; a fuzzer that does can call the same functions.
+//! [`drive`] runs a target on inputs that it makes up. It does not see what they cover; `fuzz/` runs the same functions under libFuzzer, which does.
 
 mod drive;
 mod file;
@@ -20,7 +20,7 @@ pub use drive::{Tally, drive};
 /// A function over any bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name.
+    /// Its name, in `fuzz/` too.
     pub name: &'static str,
     /// Panics if a promise is broken; says whether the bytes were read, and not refused.
     pub run: fn(&[u8]) -> bool,
