@@ -11,11 +11,12 @@ use tpde_store::{
     Stage, Store, StoreError, Summary, Totals, VerifyLevel, VerifyRequest, commit, config, history,
 };
 use tpde_tests::{
-    Rng, bf16_weights, everything, fast_folder, open_store, peak_resident_kib, restore, run, save, store_of,
-    tree, verify, write_safetensors,
+    Rng, bf16_weights, everything, fast_folder, open_store, peak_resident_kib, restore, run, save, soak,
+    store_of, tree, verify, write_safetensors,
 };
 
 const SEED: u64 = 11;
+/// Flips in a store in memory, in one on a disk, in a manifest; ten times as many with `TPDE_SOAK=1`.
 const FLIPS: usize = 2_400;
 const FLIPS_ON_DISK: usize = 150;
 const FLIPS_WELL_NAMED: usize = 1_500;
@@ -128,6 +129,10 @@ fn attempt(sound: &Sound, opened: Result<Store, StoreError>, target: &Path, outc
     }
 }
 
+fn times(flips: usize) -> usize {
+    if soak() { 10 * flips } else { flips }
+}
+
 /// Runs `attempt` on the store with object `number` replaced, and names the change if anything fails.
 fn with_damage(
     sound: &Sound,
@@ -208,11 +213,11 @@ fn every_flip_is_noticed() {
     let target = scratch.path().join("back");
     let mut rng = Rng::new(SEED);
     let mut outcomes = Outcomes::default();
-    for _ in 0..FLIPS {
+    for _ in 0..times(FLIPS) {
         let (number, bytes, what) = flipped(&sound, &mut rng);
         with_damage(&sound, number, bytes, &what, &target, &mut outcomes);
     }
-    println!("{FLIPS} flips: {outcomes:?}");
+    println!("{} flips: {outcomes:?}", times(FLIPS));
     assert!(
         outcomes.refused > 1_000 && outcomes.unopened > 20 && outcomes.right > 1_000,
         "{outcomes:?}"
@@ -235,7 +240,7 @@ fn flips_on_a_disk_are_noticed() {
     );
     let mut rng = Rng::new(SEED + 1);
     let mut outcomes = Outcomes::default();
-    for _ in 0..FLIPS_ON_DISK {
+    for _ in 0..times(FLIPS_ON_DISK) {
         let (number, bytes, what) = flipped(&sound, &mut rng);
         let (key, good) = &sound.all[number];
         let file = place.join(key.to_string());
@@ -249,7 +254,7 @@ fn flips_on_a_disk_are_noticed() {
         }
         fs::write(&file, good).unwrap();
     }
-    println!("{FLIPS_ON_DISK} flips on a disk: {outcomes:?}");
+    println!("{} flips on a disk: {outcomes:?}", times(FLIPS_ON_DISK));
     assert!(outcomes.refused > 50 && outcomes.right > 50, "{outcomes:?}");
 }
 
@@ -366,7 +371,7 @@ fn a_well_named_manifest_may_say_anything() {
         }
     };
     assert!(survive(&sound.all, stored.clone(), &target, "the manifest itself").is_ok());
-    for _ in 0..FLIPS_WELL_NAMED {
+    for _ in 0..times(FLIPS_WELL_NAMED) {
         let mut bytes = stored.clone();
         let (at, bit) = (rng.below(bytes.len()), rng.below(8));
         bytes[at] ^= 1 << bit;
