@@ -69,13 +69,18 @@ impl<'s> Target<'s> {
         Sealed { id, bytes, entries }
     }
 
-    /// Stores packs, several at once.
+    /// Stores packs: on a server several at once, on a disk in the order in which they lean on each other, so that what was stored before a
+    /// failure can be decoded.
     pub(super) fn put(&self, packs: Vec<Sealed>) -> Result<()> {
-        abreast(&packs, |pack| {
-            self.store
-                .objects()
-                .put_content(&Key::Pack(pack.id), pack.bytes.clone())
-        })?;
+        let objects = self.store.objects();
+        let put = |pack: &Sealed| {
+            let key = Key::Pack(pack.id);
+            objects.put_content(&key, pack.bytes.clone()).map(drop)
+        };
+        match objects.is_far() {
+            true => drop(abreast(&packs, put)?),
+            false => packs.iter().try_for_each(put)?,
+        }
         for pack in packs {
             self.store.catalog.added(pack.id, pack.entries);
         }
