@@ -202,10 +202,10 @@ impl Objects {
     /// # Errors
     /// `Backend`: the disk or server failed, or something answers that is no store of objects.
     pub(crate) fn get_bounded(&self, key: &Key, most_bytes: u64) -> Result<Option<Bytes>> {
-        let (store, at) = (Arc::clone(&self.store), path(key));
+        let (store, at, download) = (Arc::clone(&self.store), path(key), self.download());
         let got = self
             .driver
-            .run(async move { store.get_range(&at, 0..most_bytes + 1).await });
+            .run(async move { download.range(&*store, &at, 0..most_bytes + 1).await });
         match got {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if outcome::is_missing(&error) => Ok(None),

@@ -1,6 +1,7 @@
 //! One set of promises, three backends: memory, a folder, and anything behind the runtime.
 
 use super::*;
+use crate::faults::{Fault, FaultStore, Plan};
 use crate::ids::{ManifestId, PackId};
 use crate::names::RunName;
 
@@ -171,4 +172,33 @@ fn a_vanished_folder_is_an_error() {
     std::fs::write(&root, b"a file now").unwrap();
     let error = objects.create(&slot(0), Bytes::new()).unwrap_err();
     assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+}
+
+/// Promise: an answer that is cut short is a failure of the backend, to be asked again, and no damage of what is stored.
+#[test]
+fn an_answer_that_is_cut_short_is_no_damage() {
+    let server = Arc::new(FaultStore::new());
+    let objects = Objects::wrapping(server.clone());
+    objects
+        .create(&slot(0), Bytes::from_static(b"0123456789"))
+        .unwrap();
+    type Read = fn(&Objects) -> Result<Bytes>;
+    let reads: [Read; 4] = [
+        |o| o.get(&slot(0)),
+        |o| o.get_range(&slot(0), 2..7),
+        |o| o.get_tail(&slot(0), 4).map(|(tail, _)| tail),
+        |o| o.get_bounded(&slot(0), 99).map(Option::unwrap),
+    ];
+    for (number, read) in reads.iter().enumerate() {
+        server.plan(Some(Plan {
+            fault: Fault::Truncated,
+            from: 0,
+            len: usize::MAX,
+        }));
+        let error = read(&objects).unwrap_err();
+        assert!(matches!(error, StoreError::Backend { .. }), "{number}: {error}");
+        assert!(error.to_string().contains("cut short"), "{number}: {error}");
+        server.plan(None);
+        read(&objects).unwrap();
+    }
 }
