@@ -11,7 +11,6 @@ mod survey;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::clock::now_unix_ms;
@@ -20,7 +19,6 @@ use crate::ids::{ManifestId, MarkId, PackId};
 use crate::keys::{Key, Prefix};
 use crate::lease::{self, Standing};
 use crate::mark::{self, MAX_MARKED, Mark, Marked};
-use crate::objects::Created;
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use spare::Proof;
@@ -194,16 +192,8 @@ impl Store {
     }
 
     pub(crate) fn put_mark(&self, mark: &Mark) -> Result<()> {
-        let mut pace = self.objects().pace();
-        let bytes = Bytes::from(mark.encode());
-        loop {
-            match self.objects().create(&Key::Mark(mark.id), bytes.clone()) {
-                // The id is new, so what is there already is this very mark, whose answer was lost.
-                Ok(Created::New | Created::AlreadyExists) => return Ok(()),
-                Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.objects()
+            .create_own(&Key::Mark(mark.id), &mark.encode().into())
     }
 
     /// When a mark was written, by the server's clock; `None` if it is gone.

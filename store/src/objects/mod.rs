@@ -323,7 +323,7 @@ impl Objects {
                 Ok(Created::New) => return Ok(Created::New),
                 // Somebody was faster: look at theirs.
                 Ok(Created::AlreadyExists) if pace.again() => {}
-                Ok(Created::AlreadyExists) => return Ok(Created::AlreadyExists),
+                Ok(Created::AlreadyExists) => return Err(self.failed("put", key, outcome::absent())),
                 Err(error) if Doubt::of(&error) == Doubt::Unknown && pace.again() => {}
                 Err(error) => return Err(self.failed("put", key, error)),
             }
@@ -347,6 +347,27 @@ impl Objects {
                 },
                 Doubt::Definite => self.failed("create", key, error),
             })
+    }
+
+    /// Creates an object whose name nobody uses for other bytes, and asks until it is answered: on `Ok` it is there.
+    ///
+    /// # Errors
+    /// `OutcomeUnknown`, `Backend`: it may not be there.
+    pub(crate) fn create_own(&self, key: &Key, bytes: &Bytes) -> Result<()> {
+        let mut pace = self.pace();
+        loop {
+            match self.create(key, bytes.clone()) {
+                Ok(Created::New) => return Ok(()),
+                // An earlier request arrived; but some servers say so of what is not there, too.
+                Ok(Created::AlreadyExists) => match self.head(key)? {
+                    Some(_) => return Ok(()),
+                    None if pace.again() => {}
+                    None => return Err(self.failed("create", key, outcome::absent())),
+                },
+                Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
