@@ -284,6 +284,9 @@ impl Store {
         let (going, all) = (survey.amount(&doomed), survey.amount(&marked));
         report.spared = all.less(going);
         report.kept = survey.kept(&[&doomed]).less(report.young);
+        if !doomed.is_empty() {
+            survey.settle(self, &doomed)?;
+        }
         // Packs before manifests: a manifest without packs is told from one whose packs were never there.
         let packs: Vec<Key> = doomed.packs.iter().map(|id| Key::Pack(*id)).collect();
         let manifests: Vec<Key> = doomed.manifests.iter().map(|id| Key::Manifest(*id)).collect();

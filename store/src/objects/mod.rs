@@ -11,6 +11,7 @@ mod answer;
 mod at_once;
 mod cache;
 mod cloud;
+mod disk;
 mod download;
 mod driver;
 mod durable;
@@ -48,6 +49,8 @@ use rate::Limiter;
 
 pub(crate) use at_once::{REQUESTS_AT_ONCE, at_once};
 pub use cache::PackCache;
+#[cfg(test)]
+pub(crate) use disk::{Disk, Entry, Kind};
 pub use environment::Environment;
 pub use rate::{Rate, parse_bytes};
 
@@ -154,6 +157,16 @@ impl Objects {
             driver: Driver::Inline,
             sorted: true,
             ..Self::over(store, "test")
+        }
+    }
+
+    /// A store in the folder `root` of any disk: for tests on one that loses power.
+    #[cfg(test)]
+    pub(crate) fn in_folder(files: Arc<dyn ObjectStore>, disk: Arc<dyn Disk>, root: PathBuf) -> Self {
+        Self {
+            driver: Driver::Inline,
+            folders: Some(Arc::new(Folders::new(disk, root))),
+            ..Self::over(files, "test")
         }
     }
 
@@ -397,8 +410,9 @@ impl Objects {
         };
         if let Some(folders) = &self.folders {
             let settled = match created {
-                Created::New => folders.settle_above(&key.to_string()),
-                Created::AlreadyExists => folders.settle(&key.to_string()),
+                // The backend synced the file's own folder.
+                Created::New => folders.settle_above(key).map(|()| folders.note(key)),
+                Created::AlreadyExists => folders.settle(&[key]),
             };
             settled.map_err(|source| object_store::Error::Generic {
                 store: "folder",
@@ -413,14 +427,20 @@ impl Objects {
         Pace::of(self.driver)
     }
 
-    /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
+    /// Makes sure that an object which somebody else wrote is durable before anything refers to it: its writer may have been killed
+    /// before it was.
     pub(crate) fn settle(&self, key: &Key) -> Result<()> {
-        let Some(folders) = &self.folders else {
-            return Ok(());
-        };
-        folders
-            .settle(&key.to_string())
-            .map_err(|e| self.failed_on_disk("sync", key, e))
+        self.settle_all(&[key])
+    }
+
+    /// Makes sure that objects which somebody else wrote are durable before anything refers to them.
+    pub(crate) fn settle_all(&self, keys: &[&Key]) -> Result<()> {
+        match (&self.folders, keys.first()) {
+            (Some(folders), Some(first)) => folders
+                .settle(keys)
+                .map_err(|e| self.failed_on_disk("sync", first, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes the object, if it is there.
@@ -456,12 +476,11 @@ impl Objects {
     /// # Errors
     /// `Backend`: the disk failed.
     pub(crate) fn remove_unfinished(&self, files: &[PathBuf]) -> Result<u64> {
-        for file in files {
-            match std::fs::remove_file(file) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(self.failed_on_disk("delete", &file.display(), e));
-                }
-                _ => {}
+        if let Some(folders) = &self.folders {
+            for file in files {
+                folders
+                    .remove(file)
+                    .map_err(|e| self.failed_on_disk("delete", &file.display(), e))?;
             }
         }
         Ok(files.len() as u64)
