@@ -12,10 +12,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tpde_core::{Dtype, TensorId};
 
 use crate::abreast::abreast;
 use crate::error::{Result, StoreError};
-use crate::ids::PackId;
+use crate::ids::{BlobId, PackId};
 use crate::index::{ContentKey, Index};
 use crate::keys::{Key, Prefix};
 use crate::objects::{Objects, at_once};
@@ -41,6 +42,16 @@ impl Sought {
             part,
             below: None,
         }
+    }
+
+    /// A slice of a tensor.
+    pub(crate) fn slice(id: TensorId, dtype: Dtype, number: u32) -> Self {
+        Self::whole(*id.as_bytes(), Part::Slice { dtype, number })
+    }
+
+    /// A blob.
+    pub(crate) fn blob(id: BlobId) -> Self {
+        Self::whole(*id.as_bytes(), Part::Blob)
     }
 
     /// A part of the content whose id begins so: what it decodes to is for the reader's digests to prove.

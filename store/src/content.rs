@@ -8,7 +8,7 @@ use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::{BlobId, PackId};
 use crate::objects::Objects;
-use crate::pack::{BlobCodec, Content, Part};
+use crate::pack::{BlobCodec, Content};
 use crate::transfer::Pieces;
 
 /// Longest blob: larger files are cut. A power of two of BLAKE3 chunks, so that a file's digest merges from its blobs'.
@@ -29,8 +29,7 @@ impl Catalog {
         slice: u32,
         hints: &[PackId],
     ) -> Result<Graph> {
-        let sought = Sought::whole(*id.as_bytes(), Part::Slice { dtype, number: slice });
-        Graph::resolve(self, objects, &sought, hints)
+        Graph::resolve(self, objects, &Sought::slice(id, dtype, slice), hints)
     }
 
     /// What a blob decodes from: one without a base, then each on the one before.
@@ -38,7 +37,7 @@ impl Catalog {
     /// # Errors
     /// As [`Graph::resolve`].
     pub(crate) fn blob(&self, objects: &Objects, id: BlobId, hints: &[PackId]) -> Result<Graph> {
-        Graph::resolve(self, objects, &Sought::whole(*id.as_bytes(), Part::Blob), hints)
+        Graph::resolve(self, objects, &Sought::blob(id), hints)
     }
 }
 

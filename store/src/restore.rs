@@ -4,6 +4,7 @@
 //! manifest ─▶ graphs (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
 //! ```
 
+mod detour;
 mod plan;
 
 use std::borrow::Cow;
@@ -23,6 +24,7 @@ use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use crate::summary::count;
 use crate::transfer::{Moved, Pieces, ahead};
+use detour::Detours;
 use plan::{Job, Part, Plan, tensors_of};
 
 pub(crate) use plan::{hints, slices};
@@ -196,6 +198,7 @@ impl Store {
         };
         // Slices of one tensor follow one another, so the hashes of a tensor are merged when the next one begins.
         let mut current: Option<(TensorId, Vec<SubtreeHash>)> = None;
+        let detours = Detours::new(self);
         let moved = ahead(
             Pieces::cached(self.objects()),
             jobs,
@@ -206,7 +209,7 @@ impl Store {
                     .par_iter()
                     .map(|job| {
                         go_on(progress, 0)?;
-                        let hash = write_one(manifest, job, pieces, &write)?;
+                        let hash = write_one(manifest, job, pieces, &detours, &write)?;
                         progress.advance(job.part.len_bytes());
                         Ok(hash)
                     })
@@ -238,9 +241,10 @@ fn write_one(
     manifest: &Manifest,
     job: &Job,
     pieces: Pieces<'_>,
+    detours: &Detours<'_>,
     write: &(impl Fn(usize, u64, &[u8]) -> Result<()> + Sync),
 ) -> Result<Option<SubtreeHash>> {
-    match (&job.part, &job.graph) {
+    match (&job.part, &job.source) {
         (
             Part::Slice {
                 file,
@@ -249,10 +253,13 @@ fn write_one(
                 len_bytes,
                 ..
             },
-            Some(graph),
+            Some(source),
         ) => {
             let mut bytes = vec![0; *len_bytes];
-            let hash = read_slice(pieces, manifest.tensors[*tensor].id, graph, &mut bytes)?;
+            let record = &manifest.tensors[*tensor];
+            let hash = detours.read(source, pieces, |pieces, graph| {
+                read_slice(pieces, record.id, graph, &mut bytes)
+            })?;
             write(*file, *at, &bytes)?;
             Ok(Some(hash))
         }
@@ -263,10 +270,12 @@ fn write_one(
                 places,
                 len_bytes,
             },
-            Some(graph),
+            Some(source),
         ) => {
             let blob = &manifest.blobs[*blob];
-            let bytes = read_blob_graph(pieces, blob.id, graph)?;
+            let bytes = detours.read(source, pieces, |pieces, graph| {
+                read_blob_graph(pieces, blob.id, graph)
+            })?;
             if bytes.len() != *len_bytes {
                 let detail = format!("it has {} bytes, not {len_bytes}", bytes.len());
                 return Err(StoreError::corrupt(format!("blob {}", blob.id.short()), detail));

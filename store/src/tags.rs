@@ -248,6 +248,7 @@ impl Store {
     /// * `Backend`: nothing was written; run the command again.
     pub fn tag(&self, name: &TagName, target: &Target, force: bool, now_unix_ms: u64) -> Result<TagRecord> {
         self.access().require_write()?;
+        let before = get(self.objects(), name)?;
         let mut recorded = None;
         under_lease(self, &format!("tag {name}"), |lease| {
             if !lease.secure(target.manifest)? {
@@ -255,7 +256,14 @@ impl Store {
                 if let Some(TagRecord { nonce, .. }) = recorded.take()
                     && get(self.objects(), name)?.is_some_and(|now| now.nonce == nonce)
                 {
-                    remove(self.objects(), name, now_unix_ms)?;
+                    match &before {
+                        Some(old) if lease.secure(old.target.manifest)? => {
+                            set(self.objects(), name, &old.target, true, now_unix_ms)?;
+                        }
+                        _ => {
+                            remove(self.objects(), name, now_unix_ms)?;
+                        }
+                    }
                 }
                 return Err(StoreError::conflict(
                     format!(

@@ -127,7 +127,9 @@ impl Bench {
         let mut pieces = BTreeMap::new();
         for listed in self.target.objects().list(&Prefix::Packs).unwrap() {
             let Key::Pack(pack) = listed.key else { continue };
-            for entry in read_entries(self.target.objects(), pack).unwrap() {
+            let entries = read_entries(self.target.objects(), pack).unwrap();
+            // The first is the lease that the pack was written under.
+            for entry in entries.into_iter().skip(1) {
                 for piece in 0..entry.pieces.len() {
                     *pieces
                         .entry((entry.id, format!("{:?}", entry.part(piece))))

@@ -63,6 +63,53 @@ fn the_damaged_pack_is_named() {
     assert!(!error.contains(&packs[2]), "{error}");
 }
 
+/// Promise: while a sound copy of a content is anywhere in the store, damage in the body of the pack that a checkpoint names does not
+/// keep it from being restored; whichever of its packs it is.
+#[test]
+fn a_sound_copy_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, place) = places(dir.path());
+    let store = || opened(&place);
+    let mut bytes = weights(70_000, 1);
+    for step in 0..2u64 {
+        bytes[step as usize * 100] ^= 1;
+        fs::write(out.join("notes.txt"), format!("{step} {}", "words ".repeat(500))).unwrap();
+        safetensors(
+            &out.join("m.safetensors"),
+            &[("w", "BF16", vec![70_000], bytes.clone())],
+        );
+        save(&store(), &out, step).unwrap();
+    }
+    let path = |hex: &str| place.join("packs").join(&hex[..2]).join(format!("{hex}.pack"));
+    let packs: Vec<PathBuf> = {
+        let listed = store().objects().list(&Prefix::Packs).unwrap();
+        let hex = listed.into_iter().filter_map(|listed| match listed.key {
+            Key::Pack(id) => Some(id.to_hex()),
+            _ => None,
+        });
+        hex.map(|hex| path(&hex)).collect()
+    };
+    // Gone for a moment, everything is stored again; then they come back, damaged.
+    let kept: Vec<Vec<u8>> = packs.iter().map(|p| fs::read(p).unwrap()).collect();
+    packs.iter().for_each(|p| fs::remove_file(p).unwrap());
+    save(&store(), &out, 1).unwrap();
+    for damaged in &packs {
+        for (path, bytes) in packs.iter().zip(&kept) {
+            let mut bytes = bytes.clone();
+            if path == damaged {
+                // What comes after the id of its lease is a frame or a blob.
+                bytes[16..24].iter_mut().for_each(|b| *b ^= 0x55);
+            }
+            let _ = fs::remove_file(path);
+            fs::write(path, bytes).unwrap();
+        }
+        let back = dir.path().join("back");
+        restore(&store(), "run@1", &back).unwrap();
+        same_tree(&out, &back);
+        fs::remove_dir_all(&back).unwrap();
+    }
+}
+
 /// Promise: saving files again heals a store whose packs were lost or damaged: the new checkpoint restores, whatever the old one
 /// leans on.
 #[test]

@@ -8,8 +8,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use tpde_store::gc::GcRequest;
+use tpde_store::keys::Prefix;
 use tpde_store::{ExpectParent, Objects, PartOf, RunName, SaveRequest, Silent, Store, StoreError, config};
 
 mod checkpoints;
@@ -68,7 +71,10 @@ fn all_or_nothing() {
     assert!(matches!(commit("a"), Err(StoreError::NotFound { .. })));
     for rank in [2, 0] {
         let report = save_part("a", rank, &globs[rank as usize]).unwrap();
-        assert!(!report.already_there && report.files == 1);
+        assert!(
+            !report.already_there && report.files == [1, 1, 2][rank as usize],
+            "{report:?}"
+        );
     }
     assert!(save_part("a", 0, &globs[0]).unwrap().already_there);
     let missing = commit("a").unwrap_err().to_string();
@@ -96,6 +102,22 @@ fn all_or_nothing() {
     same_tree(&out, &back);
     // One process saves the same, and finds it there.
     assert!(save(&store(), &out, 10).unwrap().already_there);
+
+    // What is left is the part that came back alone; nobody commits it, and a gc clears it away.
+    let parts = || objects.list(&Prefix::AllParts).unwrap().len();
+    assert_eq!(parts(), 1);
+    assert_eq!(store().gc(&GcRequest::default(), &Silent).unwrap().parts, 0);
+    let request_now = GcRequest {
+        grace: Duration::ZERO,
+        ..GcRequest::default()
+    };
+    assert_eq!(store().plan_gc(&request_now).unwrap().parts, 1);
+    assert_eq!(store().gc(&request_now, &Silent).unwrap().parts, 1);
+    assert_eq!(parts(), 0);
+    assert!(matches!(commit("b"), Err(StoreError::NotFound { .. })));
+    fs::remove_dir_all(&back).unwrap();
+    restore(&store(), "run@10", &back).unwrap();
+    same_tree(&out, &back);
 
     for (rank, glob) in ["s*", "s0*", "extra/*"].into_iter().enumerate() {
         save_part("c", u32::try_from(rank).unwrap(), &only(glob)).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! content ─▶ does the target decode it? ─┬ yes: rely on its packs
-//!                                        └ no: send the source's piece, and ask the same of what that piece reads
+//!                                        └ no: send the source's piece, unless the target has it alike, and ask the same of what that piece reads
 //! ```
 //! A piece keeps its rank, so what it reads must be there at a lower one: where the target holds a base by a longer way only, the
 //! source's shorter one goes along.
@@ -156,27 +156,30 @@ impl<'s> Finder<'s> {
             }
             let entry = node.piece.entry();
             let key = (prefix_of(&entry.id), node.piece.part());
-            if !is_top {
-                let sought = Sought::whole(entry.id, node.piece.part());
-                if self.there(key, &sought, below[at], lacking)?.is_some() {
-                    continue;
-                }
+            let sought = Sought::whole(entry.id, node.piece.part());
+            if !is_top && self.there(key, &sought, below[at], lacking)?.is_some() {
+                continue;
             }
             for read in node.base.into_iter().chain(node.given) {
                 let lowest = below[read].map_or(entry.rank, |other| other.min(entry.rank));
                 below[read] = Some(lowest);
             }
+            // A copy that was cut short may have brought it, and not what it reads.
+            let pack = self.target.holds_alike(&sought, entry)?;
             let placed = Placed {
                 rank: entry.rank,
                 needs: entry.needs,
-                pack: None,
+                pack,
             };
             self.known.insert(key, placed);
             top.get_or_insert(placed);
-            sent.push(node.piece.clone());
+            match pack {
+                Some(pack) => drop(lacking.relied.insert(pack)),
+                None => sent.push(node.piece.clone()),
+            }
         }
         lacking.pieces.extend(sent.into_iter().rev());
-        // The top is always sent, and first.
+        // The top comes first, and is never left out.
         Ok(top.unwrap_or(Placed {
             rank: 0,
             needs: Needs::default(),

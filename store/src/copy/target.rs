@@ -15,7 +15,7 @@ use crate::ids::{ManifestId, PackId};
 use crate::keys::Key;
 use crate::lease::Lease;
 use crate::manifest::Manifest;
-use crate::pack::{Entry, PackWriter};
+use crate::pack::{Entry, Needs, PackWriter};
 use crate::store::Store;
 
 /// A pack that is filled and has its name.
@@ -63,24 +63,32 @@ impl<'s> Target<'s> {
         self.store.stored_graph(sought, &[])
     }
 
+    /// The pack that holds some content encoded as `entry` is, whether or not what it reads is there.
+    pub(super) fn holds_alike(&self, sought: &Sought, entry: &Entry) -> Result<Option<PackId>> {
+        let store = self.store;
+        let found = store.catalog.find(store.objects(), sought, &[])?;
+        let needs = |entry: &Entry| {
+            let Needs { base, given } = entry.needs;
+            let given = given.map(|(relation, needed)| (relation, needed.prefix));
+            (entry.rank, base.map(|base| base.prefix), given)
+        };
+        let alike = found.filter(|piece| needs(piece.entry()) == needs(entry));
+        Ok(alike.map(|piece| piece.pack))
+    }
+
     /// Closes a pack. Its name is one that nobody wrote before.
     pub(super) fn seal(&self, pack: PackWriter) -> Sealed {
         let (id, bytes, entries) = pack.finish();
         Sealed { id, bytes, entries }
     }
 
-    /// Stores packs: on a server several at once, on a disk in the order in which they lean on each other, so that what was stored before a
-    /// failure can be decoded.
+    /// Stores packs, several at once.
     pub(super) fn put(&self, packs: Vec<Sealed>) -> Result<()> {
-        let objects = self.store.objects();
-        let put = |pack: &Sealed| {
-            let key = Key::Pack(pack.id);
-            objects.put_content(&key, pack.bytes.clone()).map(drop)
-        };
-        match objects.is_far() {
-            true => drop(abreast(&packs, put)?),
-            false => packs.iter().try_for_each(put)?,
-        }
+        abreast(&packs, |pack| {
+            self.store
+                .objects()
+                .put_content(&Key::Pack(pack.id), pack.bytes.clone())
+        })?;
         for pack in packs {
             self.store.catalog.added(pack.id, pack.entries);
         }

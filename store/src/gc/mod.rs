@@ -5,6 +5,7 @@
 //! ```
 //! Anything that cannot be read ends it before something is deleted.
 
+mod parts;
 mod spare;
 mod survey;
 
@@ -81,6 +82,8 @@ pub struct GcReport {
     pub unanswered: u64,
     /// Marks of earlier gcs, of which nothing was left.
     pub retired_marks: u64,
+    /// Parts of checkpoints that nobody committed in time: deleted, or would be.
+    pub parts: u64,
     /// Unfinished uploads on a disk that were removed, or would be.
     pub unfinished: u64,
 }
@@ -94,6 +97,7 @@ impl Store {
         let survey = Survey::take(self, &Marked::default())?;
         let (doomed, mut report) = self.doomed(&survey, request, now_unix_ms())?;
         report.collected = survey.amount(&doomed);
+        report.parts = self.stale_parts(request, now_unix_ms())?.len() as u64;
         report.unfinished = self.objects().unfinished(request.grace)?.len() as u64;
         Ok(report)
     }
@@ -124,7 +128,8 @@ impl Store {
         let id = MarkId::random()?;
         // Nothing is doomed by an age that a clock of this machine tells: the plan may only be too small.
         let (doomed, mut report) = self.doomed(&survey, request, now_unix_ms())?;
-        if doomed.is_empty() && self.objects().list(&Prefix::Marks)?.is_empty() {
+        let is_idle = doomed.is_empty() && self.stale_parts(request, now_unix_ms())?.is_empty();
+        if is_idle && self.objects().list(&Prefix::Marks)?.is_empty() {
             return Ok(report);
         }
         let mark = Mark {
@@ -150,6 +155,7 @@ impl Store {
             self.objects().delete(&Key::Mark(id))?;
         }
         swept?;
+        report.parts = self.delete_stale_parts(request, now())?;
         self.retire(id, request, now(), &mut report)?;
         Ok(report)
     }

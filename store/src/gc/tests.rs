@@ -96,15 +96,7 @@ impl World {
         for commit in log.commits() {
             let back = tempfile::tempdir().unwrap();
             let target = back.path().join("back");
-            let checkpoint = store.resolve(&format!("run@{}", commit.step)).unwrap();
-            let request = RestoreRequest {
-                manifest: checkpoint.manifest,
-                target: target.clone(),
-                files: None,
-                tensors: None,
-                overwrite: false,
-            };
-            store.restore(&request, &Silent).unwrap();
+            restore(&store, commit.step, &target).unwrap();
             for name in ["m.safetensors", "state.json"] {
                 // Step 10 + n has the content of step n.
                 let source = self.out.join((commit.step % 10).to_string());
@@ -115,6 +107,17 @@ impl World {
             }
         }
     }
+}
+
+fn restore(store: &Store, step: u64, target: &Path) -> Result<()> {
+    let request = RestoreRequest {
+        manifest: store.resolve(&format!("run@{step}"))?.manifest,
+        target: target.to_owned(),
+        files: None,
+        tensors: None,
+        overwrite: false,
+    };
+    store.restore(&request, &Silent).map(drop)
 }
 
 fn save(store: &Store, out: &Path, content: usize, step: usize) -> Result<()> {
@@ -286,6 +289,32 @@ fn others_within_a_gc() {
             },
         );
     }
+}
+
+/// Promise: a restore that is reading the copy of a content that a gc deletes goes on with the other.
+#[test]
+fn gc_within_a_restore() {
+    let world = World::new();
+    let store = opened(&world.server);
+    let pack = Key::Pack(store.manifest(target(&store, 0).manifest).unwrap().packs[0]);
+    let bytes = store.objects().get(&pack).unwrap();
+    store.objects().delete(&pack).unwrap();
+    save(&opened(&world.server), &world.out, 0, 0).unwrap();
+    store.objects().create(&pack, bytes).unwrap();
+    let before = packs(&world.server);
+    let requests = at_every_request(
+        &world,
+        |store| {
+            let back = tempfile::tempdir().unwrap();
+            restore(store, 0, &back.path().join("back"))
+        },
+        |store| drop(store.gc(&ruthless(), &Silent).unwrap()),
+        |server, restored| {
+            restored.unwrap();
+            assert_eq!(packs(server), before - 1);
+        },
+    );
+    assert!(requests > 4, "{requests}");
 }
 
 /// Promise: of two copies of a content one goes, unless the other is damaged.

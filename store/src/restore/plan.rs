@@ -3,10 +3,10 @@
 use globset::GlobSet;
 use tpde_core::slices_of;
 
+use super::detour::Source;
 use super::go_on;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Sought};
 use crate::error::{Result, StoreError};
-use crate::graph::Graph;
 use crate::ids::PackId;
 use crate::manifest::{FileContent, FileRecord, Manifest, NamedTensor, TensorRecord};
 use crate::objects::{Objects, at_once};
@@ -49,20 +49,23 @@ impl Part {
 pub(super) struct Job {
     pub(super) part: Part,
     /// `None` of a header that is made here.
-    pub(super) graph: Option<Graph>,
+    pub(super) source: Option<Source>,
 }
 
 impl Job {
     /// The stored pieces that it is decoded from.
     pub(super) fn reads(&self) -> Vec<Stretch> {
-        self.graph.iter().flat_map(stretches).collect()
+        self.source
+            .iter()
+            .flat_map(|source| stretches(source.graph()))
+            .collect()
     }
 
     /// Bytes in memory while it is written.
     pub(super) fn memory_bytes(&self) -> u64 {
         let len_bytes = self.part.len_bytes();
-        let graph = self.graph.as_ref();
-        graph.map_or(len_bytes, |graph| decoding_bytes(len_bytes, graph))
+        let source = self.source.as_ref();
+        source.map_or(len_bytes, |source| decoding_bytes(len_bytes, source.graph()))
     }
 }
 
@@ -94,25 +97,24 @@ impl<'m> Plan<'m> {
         progress: &dyn Progress,
     ) -> Result<Vec<Job>> {
         let manifest = self.manifest;
-        let graphs = at_once(objects, &self.parts, |part| {
+        let sources = at_once(objects, &self.parts, |part| {
             go_on(progress, 0)?;
             match part {
                 Part::Slice { tensor, slice, .. } => {
                     let record = &manifest.tensors[*tensor];
-                    let hints = hints(manifest, record);
-                    let graph = catalog.slice(objects, record.id, record.dtype, *slice, &hints)?;
-                    Ok(Some(graph))
+                    let sought = Sought::slice(record.id, record.dtype, *slice);
+                    Source::resolve(catalog, objects, sought, hints(manifest, record)).map(Some)
                 }
                 Part::Bytes { blob, .. } => {
                     let blob = &manifest.blobs[*blob];
                     let hint = manifest.packs[blob.pack as usize];
-                    Ok(Some(catalog.blob(objects, blob.id, &[hint])?))
+                    Source::resolve(catalog, objects, Sought::blob(blob.id), vec![hint]).map(Some)
                 }
                 Part::Header { .. } => Ok(None),
             }
         })?;
-        let jobs = self.parts.into_iter().zip(graphs);
-        Ok(jobs.map(|(part, graph)| Job { part, graph }).collect())
+        let jobs = self.parts.into_iter().zip(sources);
+        Ok(jobs.map(|(part, source)| Job { part, source }).collect())
     }
 
     /// Adds a file.

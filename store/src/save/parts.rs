@@ -8,7 +8,7 @@
 //! A part is a manifest of some files that no run names. What its packs hold is looked for again under the lease of whoever commits, so a part
 //! that waited for long is as good as a new one, or refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use globset::GlobSet;
@@ -23,7 +23,7 @@ use super::{SaveReport, SaveRequest, check_limits};
 use crate::claim::{Claim, claim};
 use crate::commit::CommitOptions;
 use crate::error::{Result, StoreError};
-use crate::files::scan::scan;
+use crate::files::scan::{Found, scan};
 use crate::history;
 use crate::ids::{ManifestId, PartsId};
 use crate::keys::{Key, Prefix};
@@ -147,7 +147,7 @@ impl Store {
         }
         let mut found = scan(&request.source, self.objects().local_root())?.found;
         if let Some(only) = only {
-            found.retain(|file| !file.is_dir && only.is_match(&file.path));
+            keep_matching(&mut found, only);
         }
         progress.start(Stage::Hash, found.iter().map(|f| f.len_bytes).sum());
         let checkpoint = Checkpoint::read(&found, &request.opaque, progress)?;
@@ -214,6 +214,16 @@ impl Store {
             None => Ok(parts),
         }
     }
+}
+
+/// Leaves what matches, and the directories that it lies in.
+fn keep_matching(found: &mut Vec<Found>, only: &GlobSet) {
+    let mut holders: HashSet<String> = HashSet::new();
+    for file in found.iter().filter(|file| only.is_match(&file.path)) {
+        let slashes = file.path.match_indices('/');
+        holders.extend(slashes.map(|(at, _)| file.path[..at].to_owned()));
+    }
+    found.retain(|file| only.is_match(&file.path) || file.is_dir && holders.contains(&file.path));
 }
 
 fn store_part(
@@ -402,7 +412,7 @@ fn merge(manifest: &mut Manifest, parts: &[Stored]) -> Result<()> {
     }
     files.sort_by(|(a, _), (b, _)| a.path.as_bytes().cmp(b.path.as_bytes()));
     files.dedup_by(|(b, _), (a, _)| {
-        a.path == b.path && (&a.content, &b.content) == (&FileContent::Directory, &FileContent::Directory)
+        a.path == b.path && a.content == FileContent::Directory && b.content == FileContent::Directory
     });
     if let Some(pair) = files.windows(2).find(|pair| pair[0].0.path == pair[1].0.path) {
         return Err(StoreError::conflict(

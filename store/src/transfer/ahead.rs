@@ -137,6 +137,8 @@ impl Arrival {
                 state.moved.bytes += fetched.moved_bytes;
                 state.ready.extend(fetched.pieces);
             }
+            // A pack that a gc deleted meanwhile: whoever wants the piece looks for another copy.
+            Err(StoreError::NotFound { .. }) => {}
             Err(error) => state.error = Some(error),
         }
         drop(state);

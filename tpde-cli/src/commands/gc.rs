@@ -81,6 +81,7 @@ struct Collected {
     kept: Line,
     given_up: Vec<String>,
     unanswered: u64,
+    parts: u64,
     unfinished: u64,
 }
 
@@ -95,6 +96,7 @@ impl Collected {
             kept: report.kept.into(),
             given_up: report.given_up,
             unanswered: report.unanswered,
+            parts: report.parts,
             unfinished: report.unfinished,
         }
     }
@@ -122,11 +124,13 @@ impl Answer for Collected {
         if self.spared.bytes > 0 {
             fields.push(("needed again", self.spared.shown()));
         }
+        if self.parts > 0 {
+            let what = counted(self.parts, "part");
+            fields.push(("parts", format!("{what} of checkpoints that nobody committed")));
+        }
         if self.unfinished > 0 {
-            fields.push((
-                "unfinished",
-                counted(self.unfinished, "upload that was cut short"),
-            ));
+            let what = counted(self.unfinished, "upload");
+            fields.push(("unfinished", format!("{what}, cut short")));
         }
         if self.unanswered > 0 {
             let what = counted(self.unanswered, "delete");
