@@ -53,12 +53,19 @@ impl Folders {
         let keys: Vec<&&Key> = keys.iter().filter(is_open).collect();
         let files: Vec<PathBuf> = keys.iter().map(|key| self.root.join(key.to_string())).collect();
         let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
-        folders
-            .into_iter()
-            .try_for_each(|folder| self.disk.sync(folder))?;
-        for key in keys {
-            self.settle_above(key)?;
-            self.note(key);
+        let mut missing = BTreeSet::new();
+        for folder in folders {
+            match self.disk.sync(folder) {
+                // What is not there cannot be relied on, and whoever relies on it finds that out.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => drop(missing.insert(folder)),
+                other => other?,
+            }
+        }
+        for (key, file) in keys.into_iter().zip(&files) {
+            if !file.parent().is_some_and(|folder| missing.contains(folder)) {
+                self.settle_above(key)?;
+                self.note(key);
+            }
         }
         Ok(())
     }

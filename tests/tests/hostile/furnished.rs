@@ -75,6 +75,8 @@ fn ruthless() -> GcRequest {
 /// When a save has its lease, lets a gc begin.
 struct Saving<'a> {
     store: &'a Store,
+    /// A checkpoint of which one part is saved meanwhile.
+    unsaved: &'a Path,
     taken: &'a OnceLock<Vec<Object>>,
 }
 
@@ -104,7 +106,16 @@ impl Progress for Waiting<'_> {
     fn advance(&self, _: u64) {}
     fn finish(&self) {}
     fn is_cancelled(&self) -> bool {
-        self.0.taken.get_or_init(|| everything(self.0.store.objects()));
+        self.0.taken.get_or_init(|| {
+            // Its pack is in no mark, for the gc has made its own.
+            let (part, only) = part(0);
+            let request = SaveRequest::new(self.0.unsaved, run(), 3);
+            self.0
+                .store
+                .save_part(&request, &part, Some(&only), &Silent)
+                .unwrap();
+            everything(self.0.store.objects())
+        });
         true
     }
 }
@@ -192,13 +203,10 @@ pub(super) fn furnished_store(scratch: &Path) -> Furnished {
     let plan = store.plan_forget(&gone, &forgotten, 1).unwrap();
     store.forget(&plan, 1).unwrap();
 
-    let (part, only) = part(0);
-    let request = SaveRequest::new(&dirs[5], run(), 3);
-    store.save_part(&request, &part, Some(&only), &Silent).unwrap();
-
     let taken = OnceLock::new();
     let saving = Saving {
         store: &store,
+        unsaved: &dirs[5],
         taken: &taken,
     };
     let request = SaveRequest::new(&dirs[6], run(), 4);
