@@ -1,6 +1,7 @@
 //! An open store: where its objects are, what may be done with it, and how content is found.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::catalog::{Catalog, Sight, Sought};
 use crate::config::{self, Access, Config};
@@ -107,6 +108,25 @@ impl Store {
     pub(crate) fn seeing(&self, sight: Sight) -> Self {
         Self {
             catalog: self.catalog.seeing(sight),
+            ..self.clone()
+        }
+    }
+
+    /// The same store for somebody for whom these packs do not exist either.
+    pub(crate) fn without(&self, packs: impl IntoIterator<Item = PackId>) -> Self {
+        let sight = self.sight();
+        let mut hidden = (*sight.hidden).clone();
+        hidden.extend(packs);
+        self.seeing(Sight {
+            hidden: Arc::new(hidden),
+            ..sight
+        })
+    }
+
+    /// The same store with its objects reached by another way.
+    pub(crate) fn by_way_of(&self, objects: Objects) -> Self {
+        Self {
+            objects,
             ..self.clone()
         }
     }

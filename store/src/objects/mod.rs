@@ -26,6 +26,7 @@ mod profile;
 mod rate;
 mod s3;
 mod server;
+mod trial;
 
 use std::fmt;
 use std::ops::Range;

@@ -1,7 +1,6 @@
 //! Contents out of damaged packs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
@@ -68,12 +67,7 @@ fn repair(lease: &Lease, progress: &dyn Progress) -> Result<RepairedPacks> {
         damaged: damaged.iter().copied().collect(),
         ..RepairedPacks::default()
     };
-    let mut hidden: HashSet<PackId> = (*store.sight().hidden).clone();
-    hidden.extend(&damaged);
-    let sound = store.seeing(Sight {
-        hidden: Arc::new(hidden),
-        ..store.sight()
-    });
+    let sound = store.without(damaged.iter().copied());
     let everything = store.seeing(Sight::default());
     let mut salvage = Salvage::new(&sound, lease.id());
     let mut lost: HashMap<(ContentHash, Part), String> = HashMap::new();

@@ -4,12 +4,11 @@
 //! holds a sound copy of it: one that was stored again, salvaged, or repacked.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Catalog, Sight, Sought};
+use crate::catalog::{Catalog, Sought};
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::PackId;
@@ -81,14 +80,14 @@ impl<'s> Detours<'s> {
         loop {
             let was_damaged = self.look_at(&graph)?;
             if was_damaged {
-                let hidden = self
+                let hidden: Vec<PackId> = self
                     .sound
                     .lock()
                     .iter()
                     .filter(|(_, sound)| !**sound)
                     .map(|(p, _)| *p)
                     .collect();
-                let without = self.without(hidden);
+                let without = self.store.without(hidden);
                 graph = match Graph::resolve(&without.catalog, objects, &source.sought, &source.hints) {
                     Ok(graph) => Cow::Owned(graph),
                     Err(StoreError::Corrupt { .. }) => return Err(first),
@@ -106,15 +105,6 @@ impl<'s> Detours<'s> {
                 failed => return failed,
             }
         }
-    }
-
-    fn without(&self, packs: HashSet<PackId>) -> Store {
-        let sight = self.store.sight();
-        let hidden = sight.hidden.union(&packs).copied().collect();
-        self.store.seeing(Sight {
-            hidden: Arc::new(hidden),
-            ..sight
-        })
     }
 
     /// Looks at every byte of a graph's packs; whether one of them is not what it is named after. Each is read once in a restore, one at

@@ -86,6 +86,11 @@ impl<'a> Contents<'a> {
 }
 
 impl Placed<'_> {
+    /// The packs that were written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = PackId> {
+        self.packs.written()
+    }
+
     /// Notes in `manifest`, which lists the same contents in the same order, where each is. Returns how many tensors were written.
     pub(crate) fn note_in(self, manifest: &mut Manifest) -> u32 {
         let mut list = PackList::default();

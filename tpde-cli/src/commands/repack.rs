@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Empty packs of which less than this share is needed
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     min_used: f64,
-    /// A folder with room for one checkpoint, to work in [default: the system's temporary folder]
+    /// A folder to work in, with room for a checkpoint and for what is encoded anew [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
 }
@@ -43,6 +43,7 @@ struct Repacked {
     rebased: u64,
     emptied_packs: u64,
     written_bytes: u64,
+    dearer_bytes: u64,
     reclaimable_bytes_before: u64,
     reclaimable_bytes: u64,
 }
@@ -54,7 +55,13 @@ impl Answer for Repacked {
 
     fn show(&self, page: &mut Page) {
         if self.written_bytes == 0 {
-            page.line("nothing to repack");
+            page.line(match self.dearer_bytes {
+                0 => "nothing to repack".to_owned(),
+                dearer => format!(
+                    "left as it is: without what is forgotten the checkpoints that stay would take {} more",
+                    size(dearer)
+                ),
+            });
         } else {
             let what = counted(self.rebased, "checkpoint");
             page.line(format!("{}  {what}", page.paint(Tone::Good, "repacked")));
@@ -87,6 +94,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         rebased: report.rebased,
         emptied_packs: report.emptied_packs,
         written_bytes: report.written_bytes,
+        dearer_bytes: report.dearer_bytes,
         reclaimable_bytes_before: report.reclaimable_bytes_before,
         reclaimable_bytes: report.reclaimable_bytes,
     })?;
