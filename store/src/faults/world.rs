@@ -51,11 +51,13 @@ impl Sources {
         // In memory where the system has such a folder: it is read at every fault.
         let dir = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
         let sources = Self { dir };
-        let mut bytes: Vec<u8> = (0..2 * ELEMS).map(|i| (i * i % 251) as u8).collect();
+        let mut bytes: Vec<u8> = (0..2 * ELEMS)
+            .map(|i| u8::try_from(i * i % 251).unwrap())
+            .collect();
         for content in 0..CONTENTS {
             let at = sources.of(content);
             fs::create_dir(&at).unwrap();
-            bytes[4 * content as usize] ^= 1;
+            bytes[4 * usize::try_from(content).unwrap()] ^= 1;
             let header = format!(
                 r#"{{"w":{{"dtype":"BF16","shape":[{ELEMS}],"data_offsets":[0,{}]}}}}"#,
                 bytes.len()

@@ -102,7 +102,7 @@ impl Cut {
                 let mut z = seed;
                 z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                ((z ^ (z >> 31)) % of as u64) as usize
+                usize::try_from((z ^ (z >> 31)) % of as u64).unwrap()
             }
         }
     }
