@@ -48,8 +48,9 @@ test: setup fixtures lint ## Everything CI runs
 
 # One after the other: rounds that wait for moments want the machine to themselves. The seed of fuzzing is any number.
 soak: export TPDE_SOAK := 1
-soak: setup fixtures ## Long rounds, about an hour: protocol, kills, races, flips, fuzz (TPDE_FUZZ_SEED=n for other inputs)
+soak: setup fixtures ## Long rounds, about an hour: protocol, power, kills, races, flips, fuzz (TPDE_FUZZ_SEED=n for other inputs)
 	cargo test --locked -p tpde-tests --test protocol -- --nocapture
+	cargo test --locked -p tpde-store --lib faults -- --nocapture
 	cargo test --locked -p tpde-tests --test hostile -- --nocapture
 	cargo test --locked -p tpde-tests --test race -- --nocapture
 	cargo test --locked -p tpde-tests --test backends -- --nocapture

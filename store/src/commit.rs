@@ -218,6 +218,8 @@ fn stands(
     {
         let same = same_content(objects, newest, &found, fingerprint)?;
         if same && !options.again {
+            let manifest = Key::Manifest(found.manifest);
+            objects.settle_all(&[&Key::Slot(run.clone(), found.seq), &manifest])?;
             return Ok(Some(found.seq));
         }
         if !same && !options.replace {

@@ -163,6 +163,11 @@ pub fn get(objects: &Objects, name: &TagName) -> Result<Option<TagRecord>> {
 /// # Errors
 /// `Corrupt`, `Newer`, `Backend`: as for every read.
 pub fn list(objects: &Objects) -> Result<Vec<TagRecord>> {
+    newest_of_all(objects).map(|(_, tags)| tags)
+}
+
+/// The newest record of every tag that ever was, and the tags there are; both by name. As [`list`].
+pub(crate) fn newest_of_all(objects: &Objects) -> Result<(Vec<Key>, Vec<TagRecord>)> {
     let mut newest: BTreeMap<TagName, u64> = BTreeMap::new();
     for listed in objects.list(&Prefix::Tags)? {
         if let Key::Tag(name, seq) = listed.key {
@@ -178,7 +183,14 @@ pub fn list(objects: &Objects) -> Result<Vec<TagRecord>> {
             TagRecord::from_bytes(name, *seq, &bytes)
         })
         .collect::<Result<_>>()?;
-    Ok(records.into_iter().filter(|record| !record.deleted).collect())
+    let tags = records.into_iter().filter(|record| !record.deleted).collect();
+    Ok((
+        newest
+            .into_iter()
+            .map(|(name, seq)| Key::Tag(name, seq))
+            .collect(),
+        tags,
+    ))
 }
 
 /// Checks that `name` means one thing: no run has it, and it is no word of references.
@@ -342,7 +354,10 @@ fn append(
     let mut before = newest(objects, name)?;
     loop {
         let (target, deleted, created_unix_ms) = match decide(before.as_ref())? {
-            Step::Done(record) => return Ok(record),
+            Step::Done(record) => {
+                objects.settle(&Key::Tag(name.clone(), record.seq))?;
+                return Ok(record);
+            }
             Step::Append(target, deleted, now) => (target, deleted, now),
         };
         let seq = match &before {

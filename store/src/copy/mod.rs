@@ -20,6 +20,7 @@ use crate::abreast::abreast;
 use crate::error::{Result, StoreError};
 use crate::history::{self, some_of};
 use crate::ids::{ManifestId, PackId};
+use crate::keys::Key;
 use crate::lease::under_lease;
 use crate::manifest::Manifest;
 use crate::names::{RunName, TagName};
@@ -327,6 +328,12 @@ impl Job<'_> {
         };
         if theirs.fingerprint() != manifest.fingerprint() {
             return Ok(Found::Other);
+        }
+        if !self.request.dry_run {
+            let slot = Key::Slot(run.clone(), there.seq);
+            target
+                .objects()
+                .settle_all(&[&slot, &Key::Manifest(there.manifest)])?;
         }
         Ok(match self.is_whole(&theirs)? {
             true => Found::Same(there.manifest, there.seq),

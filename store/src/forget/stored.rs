@@ -154,7 +154,10 @@ impl Store {
                 .as_ref()
                 .map_or(policy.is_none(), |before| before.policy == policy)
             {
-                return Ok(());
+                return match &before {
+                    Some(before) => self.objects().settle(&Key::Policy(before.seq)),
+                    None => Ok(()),
+                };
             }
             let seq = before.as_ref().map_or(0, |before| before.seq.saturating_add(1));
             let record = Record {

@@ -12,7 +12,6 @@ mod survey;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::clock::now_unix_ms;
@@ -21,7 +20,6 @@ use crate::ids::{ManifestId, MarkId, PackId};
 use crate::keys::{Key, Prefix};
 use crate::lease::{self, Standing};
 use crate::mark::{self, MAX_MARKED, Mark, Marked};
-use crate::objects::Created;
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 use spare::Proof;
@@ -200,16 +198,8 @@ impl Store {
     }
 
     pub(crate) fn put_mark(&self, mark: &Mark) -> Result<()> {
-        let mut pace = self.objects().pace();
-        let bytes = Bytes::from(mark.encode());
-        loop {
-            match self.objects().create(&Key::Mark(mark.id), bytes.clone()) {
-                // The id is new, so what is there already is this very mark, whose answer was lost.
-                Ok(Created::New | Created::AlreadyExists) => return Ok(()),
-                Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.objects()
+            .create_own(&Key::Mark(mark.id), &mark.encode().into())
     }
 
     /// When a mark was written, by the server's clock; `None` if it is gone.
@@ -300,6 +290,9 @@ impl Store {
         let (going, all) = (survey.amount(&doomed), survey.amount(&marked));
         report.spared = all.less(going);
         report.kept = survey.kept(&[&doomed]).less(report.young);
+        if !doomed.is_empty() {
+            survey.settle(self, &doomed)?;
+        }
         // Packs before manifests: a manifest without packs is told from one whose packs were never there.
         let packs: Vec<Key> = doomed.packs.iter().map(|id| Key::Pack(*id)).collect();
         let manifests: Vec<Key> = doomed.manifests.iter().map(|id| Key::Manifest(*id)).collect();

@@ -20,6 +20,8 @@ use crate::tags::{self, TagRecord};
 pub(crate) struct Survey {
     pub(crate) runs: Vec<(RunName, Log)>,
     pub(crate) tags: Vec<TagRecord>,
+    /// The newest record of every tag, of removed ones too.
+    tag_records: Vec<Key>,
     pub(crate) packs: BTreeMap<PackId, Listed>,
     pub(crate) manifests: BTreeMap<ManifestId, Listed>,
     /// The packs that exist: those that are there and in no mark of others.
@@ -41,13 +43,14 @@ impl Survey {
             .into_iter()
             .map(|run| Ok((run.clone(), history::log(objects, &run)?)))
             .collect::<Result<_>>()?;
-        let tags = tags::list(objects)?;
+        let (tag_records, tags) = tags::newest_of_all(objects)?;
         let (packs, manifests) = list_all(objects)?;
         store.catalog.refresh(objects)?;
         let there = packs.keys().copied().collect();
         Ok(Self {
             runs,
             tags,
+            tag_records,
             packs,
             manifests,
             sight: Sight {
@@ -71,6 +74,17 @@ impl Survey {
             }
         }
         live
+    }
+
+    /// Makes durable what a delete relies on: that records say what they say, and the copies that stay. Whoever wrote them may have
+    /// been killed before they were, and a delete may outlive them.
+    pub(super) fn settle(&self, store: &Store, doomed: &Doomed) -> Result<()> {
+        let newest = |(run, log): &(RunName, Log)| Some(Key::Slot(run.clone(), log.records().last()?.seq));
+        let mut keys: Vec<Key> = self.runs.iter().filter_map(newest).collect();
+        keys.extend(self.tag_records.iter().cloned());
+        let stay = self.packs.keys().filter(|pack| !doomed.packs.contains(pack));
+        keys.extend(stay.copied().map(Key::Pack));
+        store.objects().settle_all(&keys.iter().collect::<Vec<_>>())
     }
 
     /// Manifests that some record names and nothing that stands does. One that no record names may be about to be named.

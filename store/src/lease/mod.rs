@@ -21,7 +21,7 @@ use crate::error::{Result, StoreError};
 use crate::ids::{LeaseId, ManifestId};
 use crate::keys::{Key, Prefix};
 use crate::mark::{self, Marked};
-use crate::objects::{Created, Objects};
+use crate::objects::Objects;
 use crate::store::Store;
 use record::Record;
 use renewal::Renewal;
@@ -142,18 +142,10 @@ pub(crate) fn under_lease<T>(
     ))
 }
 
-/// Creates one renewal. Its name is used once, so it is there already only if an earlier request arrived.
+/// Creates one renewal, under a name that is used once.
 fn put(objects: &Objects, record: &Record) -> Result<()> {
     let key = Key::Lease(record.id, record.renewal);
-    let bytes = Bytes::from(record.encode());
-    let mut pace = objects.pace();
-    loop {
-        match objects.create(&key, bytes.clone()) {
-            Ok(Created::New | Created::AlreadyExists) => return Ok(()),
-            Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
-            Err(error) => return Err(error),
-        }
-    }
+    objects.create_own(&key, &record.encode().into())
 }
 
 /// A lease as others see it.
@@ -214,14 +206,7 @@ pub(crate) fn holder(objects: &Objects, id: LeaseId) -> String {
 /// # Errors
 /// `Backend`, `OutcomeUnknown`: it may still hold.
 pub(crate) fn fence(objects: &Objects, id: LeaseId) -> Result<()> {
-    let mut pace = objects.pace();
-    loop {
-        match objects.create(&Key::Fence(id), Bytes::from_static(b"fence\n")) {
-            Ok(Created::New | Created::AlreadyExists) => return Ok(()),
-            Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
-            Err(error) => return Err(error),
-        }
-    }
+    objects.create_own(&Key::Fence(id), &Bytes::from_static(b"fence\n"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::Lease;
 use crate::catalog::Sight;
 use crate::error::{Result, StoreError};
 use crate::ids::ManifestId;
+use crate::keys::Key;
 use crate::reach::{Reach, contents};
 use crate::salvage::Salvage;
 
@@ -24,6 +25,7 @@ impl Lease {
         let Some(manifest) = store.readable_manifest(id)? else {
             return Ok(false);
         };
+        store.objects().settle(&Key::Manifest(id))?;
         for _ in 0..MAX_LOOKS {
             let mut reach = Reach::default();
             match store.reach(&manifest, &mut reach) {

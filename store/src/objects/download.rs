@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, Result};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectStore, Result};
 
 use super::rate::Limiter;
 
@@ -18,8 +18,21 @@ pub(super) struct Download {
 }
 
 impl Download {
-    /// All bytes of an answer.
+    /// All bytes of an answer. One that is cut short is an error: what is stored may be whole.
     pub(super) async fn whole(self, answer: GetResult) -> Result<Bytes> {
+        let promised_bytes = answer.range.end.saturating_sub(answer.range.start);
+        let bytes = self.all_that_comes(answer).await?;
+        match bytes.len() as u64 {
+            came_bytes if came_bytes == promised_bytes => Ok(bytes),
+            came_bytes => Err(Error::Generic {
+                store: "download",
+                source: format!("the answer was cut short: {came_bytes} of {promised_bytes} bytes came")
+                    .into(),
+            }),
+        }
+    }
+
+    async fn all_that_comes(self, answer: GetResult) -> Result<Bytes> {
         let Some(limiter) = self.limiter else {
             return answer.bytes().await;
         };
@@ -37,11 +50,8 @@ impl Download {
         Ok(all.freeze())
     }
 
-    /// The bytes of a stretch of an object.
+    /// The bytes of a stretch of an object, or as many of them as it has.
     pub(super) async fn range(self, store: &dyn ObjectStore, at: &Path, range: Range<u64>) -> Result<Bytes> {
-        if self.limiter.is_none() {
-            return store.get_range(at, range).await;
-        }
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()

@@ -11,6 +11,7 @@ mod answer;
 mod at_once;
 mod cache;
 mod cloud;
+mod disk;
 mod download;
 mod driver;
 mod durable;
@@ -49,6 +50,8 @@ use rate::Limiter;
 
 pub(crate) use at_once::{REQUESTS_AT_ONCE, at_once};
 pub use cache::PackCache;
+#[cfg(test)]
+pub(crate) use disk::{Disk, Entry, Kind};
 pub use environment::Environment;
 pub use rate::{Rate, parse_bytes};
 
@@ -158,6 +161,16 @@ impl Objects {
         }
     }
 
+    /// A store in the folder `root` of any disk: for tests on one that loses power.
+    #[cfg(test)]
+    pub(crate) fn in_folder(files: Arc<dyn ObjectStore>, disk: Arc<dyn Disk>, root: PathBuf) -> Self {
+        Self {
+            driver: Driver::Inline,
+            folders: Some(Arc::new(Folders::new(disk, root))),
+            ..Self::over(files, "test")
+        }
+    }
+
     /// What the user called this store.
     pub fn location(&self) -> &str {
         &self.location
@@ -203,10 +216,10 @@ impl Objects {
     /// # Errors
     /// `Backend`: the disk or server failed, or something answers that is no store of objects.
     pub(crate) fn get_bounded(&self, key: &Key, most_bytes: u64) -> Result<Option<Bytes>> {
-        let (store, at) = (Arc::clone(&self.store), path(key));
+        let (store, at, download) = (Arc::clone(&self.store), path(key), self.download());
         let got = self
             .driver
-            .run(async move { store.get_range(&at, 0..most_bytes + 1).await });
+            .run(async move { download.range(&*store, &at, 0..most_bytes + 1).await });
         match got {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if outcome::is_missing(&error) => Ok(None),
@@ -324,7 +337,7 @@ impl Objects {
                 Ok(Created::New) => return Ok(Created::New),
                 // Somebody was faster: look at theirs.
                 Ok(Created::AlreadyExists) if pace.again() => {}
-                Ok(Created::AlreadyExists) => return Ok(Created::AlreadyExists),
+                Ok(Created::AlreadyExists) => return Err(self.failed("put", key, outcome::absent())),
                 Err(error) if Doubt::of(&error) == Doubt::Unknown && pace.again() => {}
                 Err(error) => return Err(self.failed("put", key, error)),
             }
@@ -348,6 +361,27 @@ impl Objects {
                 },
                 Doubt::Definite => self.failed("create", key, error),
             })
+    }
+
+    /// Creates an object whose name nobody uses for other bytes, and asks until it is answered: on `Ok` it is there.
+    ///
+    /// # Errors
+    /// `OutcomeUnknown`, `Backend`: it may not be there.
+    pub(crate) fn create_own(&self, key: &Key, bytes: &Bytes) -> Result<()> {
+        let mut pace = self.pace();
+        loop {
+            match self.create(key, bytes.clone()) {
+                Ok(Created::New) => return Ok(()),
+                // An earlier request arrived; but some servers say so of what is not there, too.
+                Ok(Created::AlreadyExists) => match self.head(key)? {
+                    Some(_) => return Ok(()),
+                    None if pace.again() => {}
+                    None => return Err(self.failed("create", key, outcome::absent())),
+                },
+                Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
@@ -377,8 +411,9 @@ impl Objects {
         };
         if let Some(folders) = &self.folders {
             let settled = match created {
-                Created::New => folders.settle_above(&key.to_string()),
-                Created::AlreadyExists => folders.settle(&key.to_string()),
+                // The backend synced the file's own folder.
+                Created::New => folders.settle_above(key).map(|()| folders.note(key)),
+                Created::AlreadyExists => folders.settle(&[key]),
             };
             settled.map_err(|source| object_store::Error::Generic {
                 store: "folder",
@@ -393,14 +428,20 @@ impl Objects {
         Pace::of(self.driver)
     }
 
-    /// Makes sure that an object which somebody else wrote is durable before anything refers to it.
+    /// Makes sure that an object which somebody else wrote is durable before anything refers to it: its writer may have been killed
+    /// before it was.
     pub(crate) fn settle(&self, key: &Key) -> Result<()> {
-        let Some(folders) = &self.folders else {
-            return Ok(());
-        };
-        folders
-            .settle(&key.to_string())
-            .map_err(|e| self.failed_on_disk("sync", key, e))
+        self.settle_all(&[key])
+    }
+
+    /// Makes sure that objects which somebody else wrote are durable before anything refers to them.
+    pub(crate) fn settle_all(&self, keys: &[&Key]) -> Result<()> {
+        match (&self.folders, keys.first()) {
+            (Some(folders), Some(first)) => folders
+                .settle(keys)
+                .map_err(|e| self.failed_on_disk("sync", first, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes the object, if it is there.
@@ -436,12 +477,11 @@ impl Objects {
     /// # Errors
     /// `Backend`: the disk failed.
     pub(crate) fn remove_unfinished(&self, files: &[PathBuf]) -> Result<u64> {
-        for file in files {
-            match std::fs::remove_file(file) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(self.failed_on_disk("delete", &file.display(), e));
-                }
-                _ => {}
+        if let Some(folders) = &self.folders {
+            for file in files {
+                folders
+                    .remove(file)
+                    .map_err(|e| self.failed_on_disk("delete", &file.display(), e))?;
             }
         }
         Ok(files.len() as u64)

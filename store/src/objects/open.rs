@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 
+use super::disk::{Disk, LocalDisk};
 use super::driver::Driver;
-use super::durable::{Folders, sync};
+use super::durable::Folders;
 use super::environment::Environment;
 use super::location::{Location, Service};
 use super::rate::{Limiter, Rate};
@@ -110,7 +111,7 @@ impl Objects {
             .with_fsync(true);
         Ok(Self {
             driver: Driver::Inline,
-            folders: Some(Arc::new(Folders::new(root))),
+            folders: Some(Arc::new(Folders::new(Arc::new(LocalDisk), root))),
             ..Self::over(Arc::new(files), location)
         })
     }
@@ -130,7 +131,7 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => {}
         other => other?,
     }
-    sync(parent)
+    LocalDisk.sync(parent)
 }
 
 fn unusable(action: &'static str, location: &str, error: std::io::Error) -> StoreError {

@@ -95,6 +95,14 @@ pub(super) fn page() -> Error {
     }
 }
 
+/// The error for an object that is said to be there whenever it is to be created, and is not.
+pub(super) fn absent() -> Error {
+    Error::Generic {
+        store: "server",
+        source: "it is said to be there, and is not".into(),
+    }
+}
+
 const A_PAGE: &str = "a web page came instead of an object";
 
 /// How far a request over the network came, if that is what failed.

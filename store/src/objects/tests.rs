@@ -1,6 +1,7 @@
 //! One set of promises, three backends: memory, a folder, and anything behind the runtime.
 
 use super::*;
+use crate::faults::{Fault, FaultStore, Plan};
 use crate::ids::{ManifestId, PackId};
 use crate::names::RunName;
 
@@ -171,4 +172,54 @@ fn a_vanished_folder_is_an_error() {
     std::fs::write(&root, b"a file now").unwrap();
     let error = objects.create(&slot(0), Bytes::new()).unwrap_err();
     assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+}
+
+/// Promise: a server that says of an object that it is there, when it is not, is not believed; one that says so once is asked again.
+#[test]
+fn what_is_said_to_be_there_is_looked_for() {
+    for len in [1, usize::MAX] {
+        for fault in [Fault::Conflict, Fault::Precondition] {
+            let server = Arc::new(FaultStore::new());
+            let objects = Objects::wrapping(server.clone());
+            server.plan(Some(Plan { fault, from: 0, len }));
+            let bytes = Bytes::from_static(b"pack");
+            let pack = Key::Pack(PackId::of(&bytes));
+            let put = objects.put_content(&pack, bytes.clone());
+            server.plan(Some(Plan { fault, from: 0, len }));
+            let own = objects.create_own(&slot(0), &bytes);
+            for (key, done) in [(&pack, put.map(drop)), (&slot(0), own)] {
+                assert_eq!(done.is_ok(), len == 1, "{fault:?}: {done:?}");
+                assert_eq!(objects.head(key).unwrap().is_some(), len == 1, "{fault:?}");
+            }
+        }
+    }
+}
+
+/// Promise: an answer that is cut short is a failure of the backend, to be asked again, and no damage of what is stored.
+#[test]
+fn an_answer_that_is_cut_short_is_no_damage() {
+    let server = Arc::new(FaultStore::new());
+    let objects = Objects::wrapping(server.clone());
+    objects
+        .create(&slot(0), Bytes::from_static(b"0123456789"))
+        .unwrap();
+    type Read = fn(&Objects) -> Result<Bytes>;
+    let reads: [Read; 4] = [
+        |o| o.get(&slot(0)),
+        |o| o.get_range(&slot(0), 2..7),
+        |o| o.get_tail(&slot(0), 4).map(|(tail, _)| tail),
+        |o| o.get_bounded(&slot(0), 99).map(Option::unwrap),
+    ];
+    for (number, read) in reads.iter().enumerate() {
+        server.plan(Some(Plan {
+            fault: Fault::Truncated,
+            from: 0,
+            len: usize::MAX,
+        }));
+        let error = read(&objects).unwrap_err();
+        assert!(matches!(error, StoreError::Backend { .. }), "{number}: {error}");
+        assert!(error.to_string().contains("cut short"), "{number}: {error}");
+        server.plan(None);
+        read(&objects).unwrap();
+    }
 }

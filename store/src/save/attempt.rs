@@ -302,16 +302,19 @@ impl Store {
         }
     }
 
-    /// Whether every pack is still in the store; one that is gone is forgotten, so that the next attempt does without it.
+    /// Whether every pack is still in the store, durably; one that is gone is forgotten, so that the next attempt does without it.
     pub(crate) fn all_there(&self, packs: &BTreeSet<PackId>) -> Result<bool> {
-        let packs: Vec<PackId> = packs.iter().copied().collect();
-        let sizes = abreast(&packs, |&pack| self.objects().head(&Key::Pack(pack)))?;
-        let mut all = true;
-        for (pack, _) in packs.iter().zip(sizes).filter(|(_, size)| size.is_none()) {
-            tracing::warn!("{} is gone; what leaned on it is stored again", Key::Pack(*pack));
-            self.catalog.forget(pack);
-            all = false;
+        let packs: Vec<Key> = packs.iter().copied().map(Key::Pack).collect();
+        let sizes = abreast(&packs, |pack| self.objects().head(pack))?;
+        let (there, gone): (Vec<_>, Vec<_>) = packs.iter().zip(sizes).partition(|(_, size)| size.is_some());
+        for (pack, _) in &gone {
+            tracing::warn!("{pack} is gone; what leaned on it is stored again");
+            if let Key::Pack(id) = pack {
+                self.catalog.forget(id);
+            }
         }
-        Ok(all)
+        let there: Vec<&Key> = there.into_iter().map(|(pack, _)| pack).collect();
+        self.objects().settle_all(&there)?;
+        Ok(gone.is_empty())
     }
 }

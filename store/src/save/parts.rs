@@ -20,6 +20,7 @@ use super::contents::{Contents, PackList};
 use super::ids::Checkpoint;
 use super::limits::Limits;
 use super::{SaveReport, SaveRequest, check_limits};
+use crate::claim::{Claim, claim};
 use crate::commit::CommitOptions;
 use crate::error::{Result, StoreError};
 use crate::files::scan::{Found, scan};
@@ -29,7 +30,6 @@ use crate::keys::{Key, Prefix};
 use crate::lease::{Lease, under_lease};
 use crate::manifest::{FileContent, FileRecord, Manifest};
 use crate::names::RunName;
-use crate::objects::Created;
 use crate::progress::{Progress, Stage};
 use crate::reach::Reach;
 use crate::save::bases::Bases;
@@ -274,27 +274,26 @@ fn store_part(
         manifest,
     };
     let bytes = record.encode()?;
-    let mut pace = store.objects().pace();
-    let created = loop {
-        match store.objects().create(&key, bytes.clone()) {
-            Err(StoreError::OutcomeUnknown { .. }) if pace.again() => {}
-            other => break other?,
+    let hint = "Save the same part again: that is harmless";
+    let claimed = claim(store.objects(), &key, &bytes, hint, |found| {
+        Ok(Stored::decode(&key, found)?.manifest.lease == Some(lease.id()))
+    })?;
+    let already_there = match claimed {
+        Claim::Ours => false,
+        Claim::Taken(theirs) => {
+            let theirs = Stored::decode(&key, &theirs)?;
+            if theirs.of != part.of || theirs.manifest.fingerprint() != fingerprint {
+                return Err(StoreError::conflict(
+                    format!(
+                        "part {} of {}@{} ({}) is there with other files",
+                        part.rank, request.run, request.step, part.save
+                    ),
+                    "Save all parts under another word: parts of two tries never make one checkpoint",
+                ));
+            }
+            true
         }
     };
-    let mut already_there = false;
-    if created == Created::AlreadyExists {
-        let theirs = Stored::decode(&key, &store.objects().get(&key)?)?;
-        if theirs.of != part.of || theirs.manifest.fingerprint() != fingerprint {
-            return Err(StoreError::conflict(
-                format!(
-                    "part {} of {}@{} ({}) is there with other files",
-                    part.rank, request.run, request.step, part.save
-                ),
-                "Save all parts under another word: parts of two tries never make one checkpoint",
-            ));
-        }
-        already_there = theirs.manifest.lease != Some(lease.id());
-    }
     Ok(Some(PartReport {
         raw_bytes,
         stored_bytes,
