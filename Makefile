@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools fixtures build lint doc test demo bench gpu-bundle test-gpu bench-gpu clean
+.PHONY: help setup tools fixtures build lint doc test soak demo bench gpu-bundle test-gpu bench-gpu clean
 
 FIXTURES := target/fixtures
 # Where cargo builds, if it was told to build elsewhere.
@@ -45,6 +45,17 @@ lint: tools ## Formatting, clippy and documentation, every warning an error
 test: setup fixtures lint ## Everything CI runs
 	cargo test --locked --workspace --doc
 	cargo test --locked --workspace --lib --bins --tests
+
+# One after the other: rounds that wait for moments want the machine to themselves. The seed of fuzzing is any number.
+soak: export TPDE_SOAK := 1
+soak: setup fixtures ## Long rounds, about an hour: protocol, power, kills, races, flips, fuzz (TPDE_FUZZ_SEED=n for other inputs)
+	cargo test --locked -p tpde-tests --test protocol -- --nocapture
+	cargo test --locked -p tpde-store --lib faults -- --nocapture
+	cargo test --locked -p tpde-tests --test hostile -- --nocapture
+	cargo test --locked -p tpde-tests --test race -- --nocapture
+	cargo test --locked -p tpde-tests --test backends -- --nocapture
+	cargo test --locked -p tpde-tests --test fuzz -- --nocapture
+	cargo test --locked -p tpde-tests --test crash -- --nocapture --test-threads 1
 
 demo: fixtures build ## Save, compare and restore a real run with the built binary
 	@PYTHON=$(VENV_OR_PYTHON) examples/demo.sh $(TARGET)/release/tpde $(FIXTURES)

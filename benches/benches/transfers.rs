@@ -23,11 +23,10 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, path};
 use tpde_bench::data::{DATA_VARIABLE, Noise, bf16_weight, demo_run, real_runs};
 use tpde_bench::machine::describe;
 use tpde_bench::report::{Table, bytes, rate};
-use tpde_bench::seaweed::{BUCKET, KEY, Seaweed};
 use tpde_store::keys::{Key, Prefix};
-use tpde_store::objects::Environment;
 use tpde_store::transfer::Uploads;
 use tpde_store::{ManifestId, Objects, Progress, RestoreRequest, SaveRequest, Silent, Stage, Store, config};
+use tpde_tests::servers::{BUCKET, Endpoint, seaweedfs};
 
 type Failure = Box<dyn Error>;
 
@@ -65,14 +64,15 @@ fn main() -> Result<(), Failure> {
     cases.push(("made up: bf16 weights", vec![made_up]));
 
     println!("{rounds} rounds, medians, on {}\n", describe());
-    let server = Seaweed::start()?;
+    let seaweed = seaweedfs();
+    let server = seaweed.endpoint();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     // Opening a store chooses the ciphers of the process, which the plain client takes.
-    objects(&server, "opened")?;
-    what_a_request_costs(&runtime, &Plain::new(&server.url())?)?;
+    server.part("opened");
+    what_a_request_costs(&runtime, &Plain::new(server)?)?;
     let mut stages = Table::new(&[
         "transfer stage",
         "stored bytes",
@@ -96,7 +96,7 @@ fn main() -> Result<(), Failure> {
         "of raw bytes",
     ]);
     for (number, (name, steps)) in cases.iter().enumerate() {
-        let case = Case::new(&server, scratch.path(), number, steps)?;
+        let case = Case::new(server, scratch.path(), number, steps)?;
         let mut times = Vec::new();
         for round in 0..=rounds {
             let measured = case.round(&runtime, round)?;
@@ -128,7 +128,7 @@ struct Times {
 
 /// One set of checkpoints.
 struct Case<'a> {
-    server: &'a Seaweed,
+    server: &'a Endpoint,
     scratch: &'a Path,
     number: usize,
     steps: &'a [PathBuf],
@@ -138,7 +138,7 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn new(
-        server: &'a Seaweed,
+        server: &'a Endpoint,
         scratch: &'a Path,
         number: usize,
         steps: &'a [PathBuf],
@@ -169,13 +169,13 @@ impl<'a> Case<'a> {
 
     fn round(&self, runtime: &tokio::runtime::Runtime, round: u64) -> Result<Times, Failure> {
         let part = |what: &str| format!("case-{}-{round}-{what}", self.number);
-        let plain = Plain::new(&self.server.url())?;
+        let plain = Plain::new(self.server)?;
         let mut plain_put = [0.0; AT_ONCE.len()];
         for (seconds, at_once) in plain_put.iter_mut().zip(AT_ONCE) {
             let folder = part(&format!("plain-{at_once}"));
             *seconds = timed(|| runtime.block_on(plain.put(&folder, &self.packs, at_once)))?.0;
         }
-        let sent = objects(self.server, &part("sent"))?;
+        let sent = self.server.part(&part("sent"));
         let (send, ()) = timed(|| {
             let mut uploads = Uploads::new(&sent);
             for (key, bytes) in &self.packs {
@@ -184,7 +184,7 @@ impl<'a> Case<'a> {
             Ok(uploads.finish(&Silent)?)
         })?;
 
-        let far = store(objects(self.server, &part("store"))?)?;
+        let far = store(self.server.part(&part("store")))?;
         let near = store(Objects::memory())?;
         let (save, checkpoints) = timed(|| self.save(&far))?;
         let (encode, same) = timed(|| self.save(&near))?;
@@ -193,11 +193,11 @@ impl<'a> Case<'a> {
         for (seconds, at_once) in plain_get.iter_mut().zip(AT_ONCE) {
             *seconds = timed(|| runtime.block_on(plain.get(&folder, &self.packs, at_once)))?.0;
         }
-        let reader = Store::over(objects(self.server, &part("store"))?, None)?;
+        let reader = Store::over(self.server.part(&part("store")), None)?;
         let last = *checkpoints.last().ok_or("nothing was saved")?;
         let clock = Clock::default();
         let moved = reader.fetch(last, &clock)?;
-        let far = Store::over(objects(self.server, &part("store"))?, None)?;
+        let far = Store::over(self.server.part(&part("store")), None)?;
         let (restore, ()) = timed(|| self.restore(&far, &checkpoints))?;
         let (decode, ()) = timed(|| self.restore(&near, &same))?;
         Ok(Times {
@@ -235,21 +235,6 @@ impl<'a> Case<'a> {
         }
         Ok(())
     }
-}
-
-fn objects(server: &Seaweed, part: &str) -> Result<Objects, Failure> {
-    let url = server.url();
-    let variables = [
-        ("AWS_ENDPOINT_URL", url.as_str()),
-        ("AWS_ACCESS_KEY_ID", KEY.0),
-        ("AWS_SECRET_ACCESS_KEY", KEY.1),
-        ("HOME", "/nonexistent"),
-    ];
-    let environment: Environment = variables.into_iter().collect();
-    Ok(Objects::open_with(
-        &format!("s3://{BUCKET}/{part}"),
-        &environment,
-    )?)
 }
 
 fn store(objects: Objects) -> Result<Store, Failure> {
@@ -340,13 +325,13 @@ fn what_a_request_costs(runtime: &tokio::runtime::Runtime, plain: &Plain) -> Res
 struct Plain(Arc<dyn ObjectStore>);
 
 impl Plain {
-    fn new(url: &str) -> Result<Self, Failure> {
+    fn new(server: &Endpoint) -> Result<Self, Failure> {
         let client = AmazonS3Builder::new()
-            .with_endpoint(url)
+            .with_endpoint(&server.url)
             .with_bucket_name(BUCKET)
             .with_region("us-east-1")
-            .with_access_key_id(KEY.0)
-            .with_secret_access_key(KEY.1)
+            .with_access_key_id(&server.key.0)
+            .with_secret_access_key(&server.key.1)
             .with_client_options(ClientOptions::new().with_allow_http(true))
             .build()?;
         Ok(Self(Arc::new(client)))

@@ -6,4 +6,3 @@
 pub mod data;
 pub mod machine;
 pub mod report;
-pub mod seaweed;

@@ -1,6 +1,8 @@
 //! Promises across crates: what the tests of the store as a whole share.
 
+pub mod fuzz;
 pub mod golden;
+pub mod servers;
 pub mod torch;
 
 use std::collections::BTreeMap;
@@ -124,6 +126,20 @@ pub fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
     all
 }
 
+/// Copies a folder and everything below it.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
 /// Fails unless two directories hold the same names, permissions and bytes.
 pub fn assert_same_tree(expected: &Path, found: &Path, what: &str) {
     let (expected, found) = (tree(expected), tree(found));
@@ -231,6 +247,11 @@ pub fn store_of(all: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Objects {
         objects.create(&key, bytes.into()).unwrap();
     }
     objects
+}
+
+/// Whether the long rounds were asked for: `TPDE_SOAK=1`, as in `make soak`.
+pub fn soak() -> bool {
+    std::env::var_os("TPDE_SOAK").is_some_and(|value| value == "1")
 }
 
 /// The most memory that this process ever held, where the system tells.

@@ -8,7 +8,7 @@ use std::process::Command;
 use tpde_core::{Base, Frame, Given, Mode, SubtreeHash, decode_frame, tensor_id};
 use tpde_store::VerifyLevel;
 use tpde_tests::golden::{self, v1_0};
-use tpde_tests::{assert_same_tree, open_store, restore, run, verify};
+use tpde_tests::{assert_same_tree, copy_tree, open_store, restore, run, verify};
 
 fn reference(place: &Path, words: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -26,19 +26,6 @@ fn reference(place: &Path, words: &[&str]) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words:?}: {text}");
-}
-
-fn copied(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copied(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).unwrap();
-        }
-    }
 }
 
 /// Promise: every frame of format 1.0 decodes to what it was made from, by both decoders; all modes and relations are among them.
@@ -112,7 +99,7 @@ fn frames_of_1_0() {
 fn a_store_of_1_0() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| -> PathBuf { scratch.path().join(name) };
-    copied(&golden::folder("v1_0").join("store"), &at("store"));
+    copy_tree(&golden::folder("v1_0").join("store"), &at("store"));
     let store = open_store(&at("store"), None).unwrap();
     assert!(verify(&store, VerifyLevel::Restore).problems.is_empty());
     for step in v1_0::STEPS {

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use tpde_store::{VerifyLevel, history};
-use tpde_tests::{Rng, assert_same_tree, bf16_weights, make_store, restore, run, verify, write_safetensors};
+use tpde_tests::{
+    Rng, assert_same_tree, bf16_weights, make_store, restore, run, soak, verify, write_safetensors,
+};
 
 const PROCESSES: u64 = 16;
 /// Together more than one rollup's worth, so that rollups are raced for too.
@@ -115,7 +117,8 @@ fn no_commit_is_lost() {
 fn one_step_is_committed_once() {
     // Promise: of processes that save one step at once, with the same content, one commits and the others are told that it
     // is there; with different content one wins and the others get a conflict.
-    for round in 0..4 {
+    let rounds = if soak() { 50 } else { 4 };
+    for round in 0..rounds {
         for differ in [false, true] {
             let scratch = tempfile::tempdir().unwrap();
             let place = scratch.path().join("store");
@@ -152,4 +155,7 @@ fn one_step_is_committed_once() {
             assert_same_tree(&source(winners[0]), &back, "the winner's content");
         }
     }
+    println!(
+        "{rounds} races of {PROCESSES} with one content, and as many with different ones: one winner each"
+    );
 }

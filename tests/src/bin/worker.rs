@@ -3,6 +3,9 @@
 //! ```text
 //! worker save STORE RUN STEP DIR        worker restore STORE REFERENCE TARGET
 //! worker race STORE RUN COMMITS ID      worker hold FOLDER       (the index in FOLDER, until its input ends)
+//! worker forget STORE RUN KEEP          (all but the newest KEEP)
+//! worker gc STORE                       (no grace; writers that are not there any more are given up at once)
+//! worker repack STORE
 //! ```
 //! The index lies in `TPDE_CACHE_DIR`, or in memory if that is not set. Work begins when the input has ended, so that
 //! many can begin at once. Exit codes: one for each kind of error, below.
@@ -10,9 +13,14 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tpde_store::forget::Policy;
 use tpde_store::index::SledIndex;
-use tpde_store::{Objects, RestoreRequest, RunName, SaveReport, SaveRequest, Silent, Store, StoreError};
+use tpde_store::{
+    GcRequest, Objects, RepackRequest, RestoreRequest, RunName, SaveReport, SaveRequest, Silent, Store,
+    StoreError, now_unix_ms,
+};
 use tpde_tests::{Rng, bf16_weights, peak_resident_kib, write_safetensors};
 
 type Failure = Box<dyn std::error::Error>;
@@ -78,6 +86,27 @@ fn work(args: &[&str]) -> Result<(), Failure> {
                 overwrite: false,
             };
             store.restore(&request, &Silent)?;
+        }
+        ["forget", store, run, keep] => {
+            wait_for_the_end_of_input()?;
+            let policy = Policy {
+                last: Some(keep.parse()?),
+                ..Policy::default()
+            };
+            open(store)?.prune(&run.parse()?, &policy, now_unix_ms())?;
+        }
+        ["gc", store] => {
+            wait_for_the_end_of_input()?;
+            let now = GcRequest {
+                grace: Duration::ZERO,
+                lease_limit: Duration::ZERO,
+                patience: None,
+            };
+            open(store)?.gc(&now, &Silent)?;
+        }
+        ["repack", store] => {
+            wait_for_the_end_of_input()?;
+            open(store)?.repack(&RepackRequest::default(), &Silent)?;
         }
         other => return Err(format!("unknown command {other:?}").into()),
     }

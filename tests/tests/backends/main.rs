@@ -2,7 +2,6 @@
 
 mod promises;
 mod relay;
-mod servers;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -11,10 +10,10 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use promises::{keep, save_at_once};
 use relay::{Fate, Relay, Request};
-use servers::{Endpoint, moto, s3rver, seaweedfs};
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Created;
 use tpde_store::{Objects, PackId, Store, StoreError, config};
+use tpde_tests::servers::{Endpoint, moto, s3rver, seaweedfs};
 use tpde_tests::{Rng, fast_folder, run};
 
 /// A key that no server looks at.
@@ -51,8 +50,8 @@ fn moto_server() {
 fn seaweedfs_server() {
     // Promise: the same on SeaweedFS, which checks signatures and is made to be raced.
     let server = seaweedfs();
-    keep(&|part| server.endpoint.part(part));
-    over_a_held_back_line(&server.endpoint);
+    keep(&|part| server.endpoint().part(part));
+    over_a_held_back_line(server.endpoint());
 }
 
 /// Promise: bytes that are held back, portion by portion, arrive as those that are not, in both directions, whatever their number.

@@ -11,7 +11,8 @@ use tpde_store::keys::{Key, Prefix};
 use tpde_store::objects::Created;
 use tpde_store::{CopyRequest, Objects, Silent, Store, StoreError, VerifyLevel, config, history};
 use tpde_tests::{
-    Rng, assert_same_tree, bf16_weights, restore, run, save, train, training_state, verify, write_safetensors,
+    Rng, assert_same_tree, bf16_weights, restore, run, save, soak, train, training_state, verify,
+    write_safetensors,
 };
 
 /// Opens an empty part of the backend, of that name, as a process of its own would; the same part if asked again.
@@ -28,6 +29,7 @@ pub(crate) fn keep(open: Open<'_>) {
     becomes_a_store(open);
     a_whole_round_trip(open);
     races_for_a_run(open);
+    races_for_a_step(open);
     copies(open);
 }
 
@@ -76,11 +78,16 @@ fn creates_once(open: Open<'_>) {
     assert_eq!(objects.get(&slot(0)).unwrap(), "first");
 }
 
-/// Of sixteen that create one name at once one wins, fifty times over, and its bytes are what is stored.
+/// Races for one name, and for one step: as many as were asked for, or so many that a server which lets losers wait is soon done.
+fn races() -> u64 {
+    if soak() { 50 } else { 6 }
+}
+
+/// Of sixteen that create one name at once one wins, and its bytes are what is stored.
 fn races_for_a_name(open: Open<'_>) {
     const RACERS: u8 = 16;
     let clients: Vec<Objects> = (0..RACERS).map(|_| open("race")).collect();
-    for round in 0..50 {
+    for round in 0..races() {
         let start = Barrier::new(clients.len());
         let winners: Vec<u8> = thread::scope(|scope| {
             let racers: Vec<_> = (0..RACERS)
@@ -244,6 +251,59 @@ fn races_for_a_run(open: Open<'_>) {
     const EACH: u64 = 6;
     config::init(&open("writers")).unwrap();
     save_at_once(&|| open("writers"), WRITERS, EACH);
+}
+
+/// Of sixteen that save one step at once, each something else, one wins and all others are told of the conflict; what is restored is
+/// the winner's.
+fn races_for_a_step(open: Open<'_>) {
+    const WRITERS: u64 = 16;
+    config::init(&open("steps")).unwrap();
+    let stores: Vec<Store> = (0..WRITERS)
+        .map(|_| Store::over(open("steps"), None).unwrap())
+        .collect();
+    for step in 0..races() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = |writer: u64| scratch.path().join(format!("of{writer}"));
+        for writer in 0..WRITERS {
+            fs::create_dir(source(writer)).unwrap();
+            let weights = bf16_weights(&mut Rng::new(step * WRITERS + writer), 500);
+            let file = source(writer).join("m.safetensors");
+            write_safetensors(&file, &[("w", "BF16", vec![500], weights)]);
+        }
+        let start = Barrier::new(stores.len());
+        let winners: Vec<u64> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..WRITERS)
+                .zip(&stores)
+                .map(|(writer, store)| {
+                    let (start, source) = (&start, source(writer));
+                    scope.spawn(move || {
+                        start.wait();
+                        match save(store, &source, step) {
+                            Ok(report) => {
+                                assert_eq!((report.seq, report.already_there), (step, false));
+                                Some(writer)
+                            }
+                            Err(StoreError::Conflict { .. }) => None,
+                            Err(other) => panic!("step {step}: {other}"),
+                        }
+                    })
+                })
+                .collect();
+            racers.into_iter().filter_map(|r| r.join().unwrap()).collect()
+        });
+        let [winner] = winners[..] else {
+            panic!("step {step} was won by {winners:?}");
+        };
+        let back = scratch.path().join("back");
+        restore(&stores[0], &format!("run@{step}"), &back).unwrap();
+        assert_same_tree(&source(winner), &back, "the winner's content");
+    }
+    assert_eq!(history::check_chain(&open("steps"), &run()).unwrap(), races());
+    assert_eq!(verify(&stores[0], VerifyLevel::Restore).problems, []);
+    println!(
+        "{} races of {WRITERS} for a name, and for a step: one winner each",
+        races()
+    );
 }
 
 /// What two copy in from another backend at once, and one out again, restores as it was saved; no commit is there twice.

@@ -5,13 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tpde_store::keys::Key;
 use tpde_store::{Objects, VerifyLevel};
-use tpde_tests::{Rng, fast_folder, open_store, store_of, verify};
+use tpde_tests::{Rng, fast_folder, open_store, soak, store_of, verify};
 
-use crate::SEED;
 use crate::attempt::{Outcomes, attempt, with_damage};
 use crate::furnished::{KINDS, furnished_store};
 use crate::sound::{Sound, sound_store};
+use crate::{SEED, times};
 
+/// Flips in a store in memory and in one on a disk.
 const FLIPS: usize = 2_400;
 const FLIPS_ON_DISK: usize = 150;
 
@@ -84,11 +85,11 @@ fn every_flip_is_noticed() {
     let target = scratch.path().join("back");
     let mut rng = Rng::new(SEED);
     let mut outcomes = Outcomes::default();
-    for _ in 0..FLIPS {
+    for _ in 0..times(FLIPS) {
         let (number, bytes, what) = flipped(&sound, &mut rng);
         with_damage(&sound, number, bytes, &what, &target, &mut outcomes);
     }
-    println!("{FLIPS} flips: {outcomes:?}");
+    println!("{} flips: {outcomes:?}", times(FLIPS));
     assert!(
         outcomes.refused > 1_000 && outcomes.unopened > 20 && outcomes.right > 1_000,
         "{outcomes:?}"
@@ -111,7 +112,7 @@ fn flips_on_a_disk_are_noticed() {
     );
     let mut rng = Rng::new(SEED + 1);
     let mut outcomes = Outcomes::default();
-    for _ in 0..FLIPS_ON_DISK {
+    for _ in 0..times(FLIPS_ON_DISK) {
         let (number, bytes, what) = flipped(&sound, &mut rng);
         let (key, good) = &sound.all[number];
         let file = place.join(key.to_string());
@@ -125,16 +126,13 @@ fn flips_on_a_disk_are_noticed() {
         }
         fs::write(&file, good).unwrap();
     }
-    println!("{FLIPS_ON_DISK} flips on a disk: {outcomes:?}");
+    println!("{} flips on a disk: {outcomes:?}", times(FLIPS_ON_DISK));
     assert!(outcomes.refused > 50 && outcomes.right > 50, "{outcomes:?}");
 }
 
 /// Damages of the furnished store.
 fn damages() -> usize {
-    match std::env::var_os("TPDE_SOAK") {
-        Some(_) => 12_000,
-        None => 500,
-    }
+    if soak() { 12_000 } else { 500 }
 }
 
 #[test]

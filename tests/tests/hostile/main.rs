@@ -8,4 +8,11 @@ mod furnished;
 mod manifests;
 mod sound;
 
+use tpde_tests::soak;
+
 const SEED: u64 = 11;
+
+/// How many flips are made where `flips` are made in a hurry.
+fn times(flips: usize) -> usize {
+    if soak() { 10 * flips } else { flips }
+}

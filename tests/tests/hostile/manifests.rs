@@ -12,9 +12,9 @@ use tpde_store::{
 };
 use tpde_tests::{Rng, fast_folder, peak_resident_kib, restore, store_of, tree, verify};
 
-use crate::SEED;
 use crate::attempt::kind;
 use crate::sound::{Object, sound_store};
+use crate::{SEED, times};
 
 const FLIPS_WELL_NAMED: usize = 1_500;
 
@@ -131,7 +131,7 @@ fn a_well_named_manifest_may_say_anything() {
         }
     };
     assert!(survive(&sound.all, stored.clone(), &target, "the manifest itself").is_ok());
-    for _ in 0..FLIPS_WELL_NAMED {
+    for _ in 0..times(FLIPS_WELL_NAMED) {
         let mut bytes = stored.clone();
         let (at, bit) = (rng.below(bytes.len()), rng.below(8));
         bytes[at] ^= 1 << bit;

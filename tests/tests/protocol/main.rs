@@ -15,7 +15,6 @@ mod state;
 mod sweep;
 mod writer;
 
-use std::env;
 use std::time::Instant;
 
 use explore::{explore, explore_shortest};
@@ -173,7 +172,7 @@ fn nothing_acknowledged_is_lost() {
     for (name, protocol, happens) in configurations {
         holds(name, &protocol, &happens);
     }
-    if env::var_os("TPDE_SOAK").is_none_or(|value| value != "1") {
+    if !tpde_tests::soak() {
         return;
     }
 

@@ -110,9 +110,9 @@ impl Cut {
 
 /// Seeds at each step.
 fn seeds() -> u64 {
-    match std::env::var_os("TPDE_SOAK") {
-        Some(_) => 40,
-        None => 2,
+    match std::env::var_os("TPDE_SOAK").is_some_and(|value| value == "1") {
+        true => 40,
+        false => 2,
     }
 }
 
