@@ -93,7 +93,11 @@ fn on_a_server(disk: &Objects, run: &RunName) -> Result<(), Failure> {
     let mut table = Table::new(&["request, opening included", "median of 11, cold"]);
     type Request<'a> = &'a dyn Fn(&Objects) -> Result<usize, Failure>;
     let requests: [(&str, Request<'_>, usize); 2] = [
-        ("the newest 50", &|objects| Ok(history::recent(objects, run, 50)?.commits.len()), 50),
+        (
+            "the newest 50",
+            &|objects| Ok(history::recent(objects, run, 50)?.commits.len()),
+            50,
+        ),
         (
             "the whole log",
             &|objects| Ok(history::log(objects, run)?.records().len()),

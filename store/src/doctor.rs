@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::now_unix_ms;
 use crate::error::{Result, StoreError};
-use crate::gc::Survey;
+use crate::gc::{DEFAULT_GRACE, Survey};
 use crate::ids::Nonce;
 use crate::keys::{Key, Prefix, ProbeObject};
 use crate::lease;
@@ -45,6 +45,13 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
+/// Whether an object that is damaged can be written anew from what others tell.
+fn is_record_of_a_run(object: &str) -> bool {
+    ["runs/", "rollups/", "run "]
+        .iter()
+        .any(|start| object.starts_with(start))
+}
+
 impl Store {
     /// Looks at everything that can be looked at without reading all bytes.
     ///
@@ -67,7 +74,12 @@ impl Store {
                 what: "log",
                 health: Health::Bad,
                 detail: error.to_string(),
-                advice: Some("tpde repair slots".to_owned()),
+                advice: match &error {
+                    StoreError::Corrupt { object, .. } if is_record_of_a_run(object) => {
+                        Some("tpde repair slots".to_owned())
+                    }
+                    _ => None,
+                },
             }),
         }
         Ok(findings)
@@ -103,6 +115,14 @@ impl Store {
     /// The server's clock against this machine's, by an object that is written, listed and deleted.
     fn examine_clock(&self) -> Result<Finding> {
         let what = "clock";
+        if let Err(error) = self.access().require_write() {
+            return Ok(Finding {
+                what,
+                health: Health::Notice,
+                detail: format!("not compared: {error}"),
+                advice: None,
+            });
+        }
         let nonce = Nonce::random()?;
         let key = Key::Probe(nonce, ProbeObject::Twice);
         let (before, took) = (now_unix_ms(), Instant::now());
@@ -305,7 +325,7 @@ impl Store {
             },
             advice: None,
         });
-        let unfinished = self.objects().unfinished(lease::LIMIT)?.len();
+        let unfinished = self.objects().unfinished(DEFAULT_GRACE)?.len();
         if unfinished > 0 {
             findings.push(Finding {
                 what: "unfinished",

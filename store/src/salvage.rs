@@ -3,7 +3,7 @@
 //! A piece is coded against contents, not against packs, so it means the same in any pack: nothing is encoded anew. What is copied is decoded
 //! first, so that damage is never spread.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use tpde_core::{Frame, TensorId};
 
@@ -22,7 +22,8 @@ pub(crate) struct Salvage<'s> {
     /// For whoever sees this, everything that was added is whole in the end.
     store: &'s Store,
     packs: PackQueue<'s>,
-    copied: HashSet<(ContentPrefix, Part)>,
+    /// What was copied, and at which rank.
+    copied: HashMap<(ContentPrefix, Part), u8>,
 }
 
 impl<'s> Salvage<'s> {
@@ -30,7 +31,7 @@ impl<'s> Salvage<'s> {
         Self {
             store,
             packs: PackQueue::new(store, lease),
-            copied: HashSet::new(),
+            copied: HashMap::new(),
         }
     }
 
@@ -42,7 +43,7 @@ impl<'s> Salvage<'s> {
     /// `Corrupt` if it cannot be decoded, whoever looks; `Backend` if the store cannot be read or written.
     pub(crate) fn add(&mut self, from: &Store, id: ContentHash, part: Part, hints: &[PackId]) -> Result<()> {
         let sought = Sought::whole(id, part);
-        if self.copied.contains(&(sought.prefix, part)) {
+        if self.copied.contains_key(&(sought.prefix, part)) {
             return Ok(());
         }
         match Graph::resolve(&self.store.catalog, self.store.objects(), &sought, hints) {
@@ -61,9 +62,12 @@ impl<'s> Salvage<'s> {
         let piece = &node.piece;
         let entry = piece.entry();
         let key = (prefix_of(&entry.id), piece.part());
-        if self.store.catalog.sees(&piece.pack) || !self.copied.insert(key) {
+        // Of two copies of a base, a reader of low rank can use the lower one only.
+        let will_do = self.copied.get(&key).is_some_and(|&rank| rank <= entry.rank);
+        if self.store.catalog.sees(&piece.pack) || will_do {
             return Ok(());
         }
+        self.copied.insert(key, entry.rank);
         let holder = |at: Option<usize>| {
             let pack = at.map(|at| graph.nodes()[at].piece.pack);
             let stays = pack.filter(|pack| self.store.catalog.sees(pack));

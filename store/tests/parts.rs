@@ -6,14 +6,17 @@
     reason = "a test makes up numbers and stops at the first surprise"
 )]
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tpde_store::gc::GcRequest;
-use tpde_store::keys::Prefix;
-use tpde_store::{ExpectParent, Objects, PartOf, RunName, SaveRequest, Silent, Store, StoreError, config};
+use tpde_store::keys::{Key, Prefix};
+use tpde_store::{
+    ExpectParent, Objects, PartOf, RunName, SaveRequest, Silent, Store, StoreError, config, history,
+};
 
 mod checkpoints;
 use checkpoints::{restore, safetensors, same_tree, save, weights};
@@ -63,8 +66,13 @@ fn all_or_nothing() {
     checkpoint(&out, 5);
     let request = SaveRequest::new(&out, run(), 10);
     let globs = ["s0*", "s[12]*", "extra/*"].map(only);
+    let written = Cell::new(0);
     let save_part = |word: &str, rank: u32, only: &GlobSet| {
-        store().save_part(&request, &part(word, rank, 3), Some(only), &Silent)
+        let report = store().save_part(&request, &part(word, rank, 3), Some(only), &Silent)?;
+        if word == "a" && !report.already_there {
+            written.set(written.get() + report.stored_bytes);
+        }
+        Ok::<_, StoreError>(report)
     };
     let commit = |word: &str| store().commit_parts(&request, word);
 
@@ -103,16 +111,24 @@ fn all_or_nothing() {
     // One process saves the same, and finds it there.
     assert!(save(&store(), &out, 10).unwrap().already_there);
 
-    // What is left is the part that came back alone; nobody commits it, and a gc clears it away.
+    // The same again finds it done. What the log says it cost is what was stored for its parts, and its manifest.
+    let again = commit("a").unwrap();
+    assert!(again.already_there && again.manifest == report.manifest);
+    let log = history::log(&objects, &run()).unwrap();
+    let told = log.commits().last().unwrap().totals.stored_bytes;
+    let manifest_bytes = objects.head(&Key::Manifest(report.manifest)).unwrap().unwrap();
+    assert_eq!(told, written.get() + manifest_bytes);
+
+    // Parts stay for a while; then a gc clears them away.
     let parts = || objects.list(&Prefix::AllParts).unwrap().len();
-    assert_eq!(parts(), 1);
+    assert_eq!(parts(), 4);
     assert_eq!(store().gc(&GcRequest::default(), &Silent).unwrap().parts, 0);
     let request_now = GcRequest {
         grace: Duration::ZERO,
         ..GcRequest::default()
     };
-    assert_eq!(store().plan_gc(&request_now).unwrap().parts, 1);
-    assert_eq!(store().gc(&request_now, &Silent).unwrap().parts, 1);
+    assert_eq!(store().plan_gc(&request_now).unwrap().parts, 4);
+    assert_eq!(store().gc(&request_now, &Silent).unwrap().parts, 4);
     assert_eq!(parts(), 0);
     assert!(matches!(commit("b"), Err(StoreError::NotFound { .. })));
     fs::remove_dir_all(&back).unwrap();

@@ -221,7 +221,5 @@ pub(super) const COMMIT_PARTS: Command = Command {
         let request = SaveRequest::new(given.sources.of(4), run(), 4);
         opened(objects)?.commit_parts(&request, "job").map(drop)
     },
-    // Its parts are gone once it is done.
-    is_done: is_not_found,
     ..PLAIN
 };

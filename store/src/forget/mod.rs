@@ -162,25 +162,22 @@ impl Store {
         self.access().require_write()?;
         let log = history::log(self.objects(), run)?;
         let wanted: Vec<Summary> = last_forgotten(&log).into_iter().cloned().collect();
-        let mut recorded = false;
+        let mut ours = BTreeSet::new();
         under_lease(self, &format!("undo {run}"), |lease| {
-            let undone = self
-                .put_back(lease, run, &wanted, recorded, now_unix_ms)
-                .map(Some);
-            recorded = true;
-            undone
+            self.put_back(lease, run, &wanted, &mut ours, now_unix_ms)
+                .map(Some)
         })
     }
 
     /// Takes `wanted` back, under a lease.
     ///
-    /// * `recorded`: whether that was tried under an earlier lease, which did not hold. What stands by then and is gone must not stand.
+    /// * `ours`: what this put back under an earlier lease, which did not hold. What of it is gone by now must not stand.
     fn put_back(
         &self,
         lease: &Lease,
         run: &RunName,
         wanted: &[Summary],
-        recorded: bool,
+        ours: &mut BTreeSet<u64>,
         now_unix_ms: u64,
     ) -> Result<Undone> {
         let log = history::log(self.objects(), run)?;
@@ -190,7 +187,11 @@ impl Store {
             let is_whole = lease.secure(commit.manifest)?;
             match (is_whole, is_out) {
                 (true, true) => out.push(commit.clone()),
-                (false, false) if recorded => wrong.push(commit.clone()),
+                (false, false)
+                    if ours.contains(&commit.seq) && self.is_whole(commit.manifest)? != Some(true) =>
+                {
+                    wrong.push(commit.clone());
+                }
                 _ => {}
             }
             let list = if is_whole {
@@ -213,6 +214,7 @@ impl Store {
                 ),
             });
         }
+        ours.extend(out.iter().map(|commit| commit.seq));
         self.append_sets(run, &out, Action::Undo, now_unix_ms)?;
         Ok(undone)
     }

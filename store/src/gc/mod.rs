@@ -82,7 +82,7 @@ pub struct GcReport {
     pub unanswered: u64,
     /// Marks of earlier gcs, of which nothing was left.
     pub retired_marks: u64,
-    /// Parts of checkpoints that nobody committed in time: deleted, or would be.
+    /// Parts of checkpoints, committed or not: deleted, or would be.
     pub parts: u64,
     /// Unfinished uploads on a disk that were removed, or would be.
     pub unfinished: u64,
@@ -128,7 +128,12 @@ impl Store {
         let id = MarkId::random()?;
         // Nothing is doomed by an age that a clock of this machine tells: the plan may only be too small.
         let (doomed, mut report) = self.doomed(&survey, request, now_unix_ms())?;
-        let is_idle = doomed.is_empty() && self.stale_parts(request, now_unix_ms())?.is_empty();
+        let now = now_unix_ms();
+        let is_silent =
+            |lease: &Standing| lease.renewed_unix_ms.saturating_add(millis(request.lease_limit)) <= now;
+        let is_idle = doomed.is_empty()
+            && self.stale_parts(request, now)?.is_empty()
+            && !lease::standing(self.objects())?.iter().any(is_silent);
         if is_idle && self.objects().list(&Prefix::Marks)?.is_empty() {
             return Ok(report);
         }

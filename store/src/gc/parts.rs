@@ -1,4 +1,4 @@
-//! Parts of checkpoints that nobody committed.
+//! Parts of checkpoints, committed long ago or never.
 //!
 //! A part keeps nothing from being deleted: when it is as old as the grace, so are the packs that it names. Without it a commit says that
 //! the part is not there, and nothing is lost that could still be had.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::survey::Survey;
-use crate::catalog::Sought;
+use crate::catalog::{Sight, Sought};
 use crate::error::{Result, StoreError};
 use crate::graph::Graph;
 use crate::ids::PackId;
@@ -29,6 +29,9 @@ struct Live {
     packs: Vec<PackId>,
 }
 
+/// For each stored part of a content, the packs that some live content reads it from, each with one that does.
+type Readers = HashMap<(ContentHash, Part), Vec<(PackId, usize)>>;
+
 impl Survey {
     /// Those of `candidates` without which, all together, everything live can still be decoded: of several copies the newest stays.
     ///
@@ -41,7 +44,7 @@ impl Survey {
         proof: Proof,
     ) -> Result<BTreeSet<PackId>> {
         let everything = store.seeing(self.sight.clone());
-        let mut live = self.live_contents(&everything)?;
+        let (mut live, readers) = self.live_contents(&everything)?;
         let mut users: HashMap<PackId, HashSet<usize>> = HashMap::new();
         for (at, content) in live.iter().enumerate() {
             for pack in &content.packs {
@@ -58,16 +61,24 @@ impl Survey {
 
         let mut view = everything.clone();
         let mut spare = BTreeSet::new();
-        let mut proofs = Proofs::of(proof, &live);
+        let mut proofs = Proofs {
+            wanted: proof,
+            readers,
+            found: HashMap::new(),
+        };
         for pack in candidates {
             let of_pack: Vec<usize> = users.get(&pack).into_iter().flatten().copied().collect();
+            // What is in another gc's mark does not exist, whatever comes out of this.
+            let is_there = view.catalog.sees(&pack);
             view.catalog.hide(pack);
             let moved = match proofs.stay_whole(&everything, &view, pack, &live)? {
                 true => elsewhere(&view, &live, &of_pack, proof)?,
                 false => None,
             };
             let Some(moved) = moved else {
-                view.catalog.unhide(&pack);
+                if is_there {
+                    view.catalog.unhide(&pack);
+                }
                 continue;
             };
             for (at, packs) in moved {
@@ -85,10 +96,11 @@ impl Survey {
         Ok(spare)
     }
 
-    /// Every content of every live checkpoint, once, with the packs that it is decoded from.
-    fn live_contents(&self, store: &Store) -> Result<Vec<Live>> {
+    /// Every content of every live checkpoint, once, with the packs that it is decoded from; and who reads what.
+    fn live_contents(&self, store: &Store) -> Result<(Vec<Live>, Readers)> {
         let mut seen = HashSet::new();
         let mut live = Vec::new();
+        let mut readers = Readers::new();
         for (id, name) in self.live() {
             let manifest = self.manifest(store, id, &name)?;
             for (content, part, hints) in contents(&manifest) {
@@ -98,15 +110,31 @@ impl Survey {
                 let sought = Sought::whole(content, part);
                 let graph = Graph::resolve(&store.catalog, store.objects(), &sought, &hints);
                 let graph = graph.map_err(|error| match error {
-                    StoreError::Corrupt { object, detail, .. } => StoreError::Corrupt {
-                        object: name.clone(),
-                        detail: format!("{object}: {detail}"),
-                        hint: format!(
-                            "Nothing was deleted. Save the same step again, or put up with the loss: `tpde forget {name}`"
-                        ),
-                    },
+                    StoreError::Corrupt { object, detail, .. } => {
+                        let sees_all = store.seeing(Sight::default());
+                        let is_marked =
+                            Graph::resolve(&sees_all.catalog, sees_all.objects(), &sought, &hints).is_ok();
+                        StoreError::Corrupt {
+                            object: name.clone(),
+                            detail: match is_marked {
+                                true => format!("{object} lies only in packs that another gc, or a repair, has marked"),
+                                false => format!("{object}: {detail}"),
+                            },
+                            hint: match is_marked {
+                                true => "Nothing was deleted and nothing is lost: run `tpde repack`, which stores it again, then this".to_owned(),
+                                false => lost_hint(&name),
+                            },
+                        }
+                    }
                     other => other,
                 })?;
+                for node in graph.nodes() {
+                    let piece = &node.piece;
+                    let of_part = readers.entry((piece.entry().id, piece.part())).or_default();
+                    if !of_part.iter().any(|(pack, _)| *pack == piece.pack) {
+                        of_part.push((piece.pack, live.len()));
+                    }
+                }
                 live.push(Live {
                     id: content,
                     part,
@@ -115,67 +143,71 @@ impl Survey {
                 });
             }
         }
-        Ok(live)
+        Ok((live, readers))
+    }
+}
+
+/// What to do about a checkpoint that is not whole.
+///
+/// * `name`: `run@step`, or `tag NAME`.
+pub(super) fn lost_hint(name: &str) -> String {
+    match name.strip_prefix("tag ") {
+        Some(tag) => format!(
+            "Nothing was deleted. Save the same step again, or put up with the loss: `tpde tag --delete {tag}`"
+        ),
+        None => format!(
+            "Nothing was deleted. Save the same step again, or put up with the loss: `tpde forget {name}`"
+        ),
     }
 }
 
 /// What was found out of the copies that stay.
 struct Proofs {
     wanted: Proof,
-    /// Where each live content is in the list.
-    places: HashMap<(ContentHash, Part), usize>,
-    /// Whether the copy that stays decodes.
+    readers: Readers,
+    /// Whether a live content decodes from what stays.
     found: HashMap<usize, bool>,
 }
 
 impl Proofs {
-    fn of(wanted: Proof, live: &[Live]) -> Self {
-        let places = live.iter().enumerate();
-        Self {
-            wanted,
-            places: places
-                .map(|(at, content)| ((content.id, content.part), at))
-                .collect(),
-            found: HashMap::new(),
-        }
-    }
-
-    /// Whether the live contents of which `pack` holds a copy that nobody reads decode from those that are read.
+    /// Whether what reads other copies of what `pack` holds decodes: a sound copy never goes while the one that is read is damaged, be it of
+    /// something live or of a base that nobody keeps for its own sake.
     fn stay_whole(&mut self, everything: &Store, view: &Store, pack: PackId, live: &[Live]) -> Result<bool> {
         if self.wanted == Proof::Footers {
             return Ok(true);
         }
         for key in everything.catalog.contents_of(everything.objects(), pack)? {
-            let Some(&at) = self.places.get(&key) else {
-                continue;
-            };
-            let content = &live[at];
-            if content.packs.contains(&pack) {
-                continue;
-            }
-            let decodes = match self.found.get(&at) {
-                Some(&decodes) => decodes,
-                None => {
-                    let sought = Sought::whole(content.id, content.part);
-                    let graph = Graph::resolve(&view.catalog, view.objects(), &sought, &content.hints);
-                    let decodes = graph.and_then(|graph| decode(view, content.id, content.part, &graph));
-                    let decodes = match decodes {
-                        Ok(()) => true,
-                        Err(error @ StoreError::Corrupt { .. }) => {
-                            tracing::warn!("another copy stays: {error}");
-                            false
-                        }
-                        Err(error) => return Err(error),
-                    };
-                    self.found.insert(at, decodes);
-                    decodes
+            let others = self.readers.get(&key).into_iter().flatten();
+            let others: Vec<usize> = others
+                .filter(|(read, _)| *read != pack)
+                .map(|(_, at)| *at)
+                .collect();
+            for at in others {
+                // Whoever reads this pack is looked at when it is moved.
+                if !live[at].packs.contains(&pack) && !self.decodes(view, at, &live[at])? {
+                    return Ok(false);
                 }
-            };
-            if !decodes {
-                return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn decodes(&mut self, view: &Store, at: usize, content: &Live) -> Result<bool> {
+        if let Some(&decodes) = self.found.get(&at) {
+            return Ok(decodes);
+        }
+        let sought = Sought::whole(content.id, content.part);
+        let graph = Graph::resolve(&view.catalog, view.objects(), &sought, &content.hints);
+        let decodes = match graph.and_then(|graph| decode(view, content.id, content.part, &graph)) {
+            Ok(()) => true,
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::warn!("another copy stays: {error}");
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        self.found.insert(at, decodes);
+        Ok(decodes)
     }
 }
 

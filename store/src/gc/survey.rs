@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::spare::Proof;
+use super::spare::{Proof, lost_hint};
 use super::{Amount, Doomed};
 use crate::catalog::Sight;
 use crate::error::{Result, StoreError};
@@ -102,9 +102,7 @@ impl Survey {
         let lost = |detail: String| StoreError::Corrupt {
             object: name.to_owned(),
             detail,
-            hint: format!(
-                "Nothing was deleted. Save the same step again, or put up with the loss: `tpde forget {name}` (a tag: `tpde tag --delete`)"
-            ),
+            hint: lost_hint(name),
         };
         if self.marked.contains(&id) {
             return Err(lost(format!(

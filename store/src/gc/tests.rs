@@ -351,6 +351,64 @@ fn a_good_copy_never_goes_for_a_damaged_one() {
     }
 }
 
+/// Promise: a sound copy of a base that nobody keeps for its own sake never goes while the copy that is read is damaged.
+#[test]
+fn a_sound_base_stays() {
+    let world = World::new();
+    let server = world.server();
+    let store = opened(&server);
+    let pack = Key::Pack(store.manifest(target(&store, 2).manifest).unwrap().packs[0]);
+    let mut bytes = store.objects().get(&pack).unwrap().to_vec();
+    store.objects().delete(&pack).unwrap();
+    save(&opened(&server), &world.out, 2, 12).unwrap();
+    let stored_again = history::log(store.objects(), &run()).unwrap().records().len() as u64 - 1;
+    forget(&opened(&server), &[stored_again]);
+    // Behind the id of its lease comes the frame that step 3 is taken against.
+    bytes[16..24].iter_mut().for_each(|byte| *byte ^= 0x55);
+    store.objects().create(&pack, bytes.into()).unwrap();
+    world.check(&server);
+    for _ in 0..2 {
+        opened(&server).gc(&ruthless(), &Silent).unwrap();
+        world.check(&server);
+    }
+}
+
+/// Promise: the mark of a gc that was killed may list what a slow writer then relied on: the next gc deletes nothing and says what to do, a
+/// repack stores it again, and then all goes on.
+#[test]
+fn a_mark_that_was_left() {
+    let world = World::new();
+    let server = world.server();
+    let store = opened(&server);
+    let manifest = store.manifest(target(&store, 3).manifest).unwrap();
+    store
+        .put_mark(&Mark {
+            id: MarkId::random().unwrap(),
+            created_unix_ms: 1,
+            packs: manifest.packs.iter().copied().collect(),
+            manifests: BTreeSet::new(),
+        })
+        .unwrap();
+    world.check(&server);
+    let before = packs(&server);
+    let refused = opened(&server).gc(&ruthless(), &Silent).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Corrupt { hint, .. } if hint.contains("tpde repack")),
+        "{refused:?}"
+    );
+    assert_eq!(packs(&server), before);
+    let report = opened(&server)
+        .repack(&crate::RepackRequest::default(), &Silent)
+        .unwrap();
+    assert!(report.written_bytes > 0);
+    world.check(&server);
+    for _ in 0..2 {
+        opened(&server).gc(&ruthless(), &Silent).unwrap();
+        world.check(&server);
+    }
+    assert!(store.objects().list(&Prefix::Marks).unwrap().is_empty());
+}
+
 /// Promise: a repack makes forgotten bases needless and empties packs, changes no id, and the next gc frees the bytes; what is kept is
 /// restored byte for byte at every stage.
 #[test]

@@ -93,7 +93,7 @@ impl Lease {
         &self.marked
     }
 
-    /// Whether anything is in a mark.
+    /// Whether nothing is in a mark.
     pub(crate) fn sees_everything(&self) -> bool {
         self.marked.packs.is_empty() && self.marked.manifests.is_empty()
     }
@@ -201,12 +201,19 @@ pub(crate) fn holder(objects: &Objects, id: LeaseId) -> String {
     }
 }
 
-/// Ends a lease for good, whatever its holder does.
+/// Ends a lease for good, whatever its holder does. Its renewals go, for the fence says all that anybody must know.
 ///
 /// # Errors
 /// `Backend`, `OutcomeUnknown`: it may still hold.
 pub(crate) fn fence(objects: &Objects, id: LeaseId) -> Result<()> {
-    objects.create_own(&Key::Fence(id), &Bytes::from_static(b"fence\n"))
+    objects.create_own(&Key::Fence(id), &Bytes::from_static(b"fence\n"))?;
+    let renewals = objects.list(&Prefix::Lease(id)).unwrap_or_default().into_iter();
+    for renewal in renewals.filter(|listed| matches!(listed.key, Key::Lease(..))) {
+        if let Err(error) = objects.delete(&renewal.key) {
+            tracing::debug!(%error, lease = %id, "a renewal of a fenced lease stays");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

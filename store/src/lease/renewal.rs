@@ -79,12 +79,17 @@ fn renew(every: Duration, objects: &Objects, ended: &(Mutex<bool>, Condvar), mut
             continue;
         }
         drop(end);
-        let before = Key::Lease(last.id, last.renewal);
+        // A listing promises to show only what is there throughout it. So the first renewal stays until the end, and each other until the
+        // one after it has been there for a whole interval: no listing misses the lease, or takes it for older than two intervals.
+        let stale = last.renewal.checked_sub(1).filter(|&renewal| renewal > 0);
         last.renewal = last.renewal.saturating_add(1);
         last.created_unix_ms = now_unix_ms();
-        match put(objects, &last).and_then(|()| objects.delete(&before)) {
-            Ok(()) => {}
-            Err(error) => tracing::debug!(%error, lease = %last.id, "not renewed; tried again in a while"),
+        let renewed = put(objects, &last).and_then(|()| match stale {
+            Some(stale) => objects.delete(&Key::Lease(last.id, stale)),
+            None => Ok(()),
+        });
+        if let Err(error) = renewed {
+            tracing::debug!(%error, lease = %last.id, "not renewed; tried again in a while");
         }
         end = ended.0.lock();
     }

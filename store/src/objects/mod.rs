@@ -384,6 +384,21 @@ impl Objects {
         }
     }
 
+    /// Writes over what is there, if anything is: for what is damaged, and for nothing else.
+    ///
+    /// # Errors
+    /// `OutcomeUnknown`, `Backend`: either what was there is there, or `bytes` are; the same again is harmless.
+    pub(crate) fn replace(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        let mut pace = self.pace();
+        loop {
+            match self.try_put(key, bytes.clone(), PutMode::Overwrite) {
+                Ok(_) => return Ok(()),
+                Err(error) if Doubt::of(&error) == Doubt::Unknown && pace.again() => {}
+                Err(error) => return Err(self.failed("write over", key, error)),
+            }
+        }
+    }
+
     fn try_put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> object_store::Result<Created> {
         let mut pace = self.pace();
         if let (Some(limiter), None) = (&self.limiter, &self.server) {

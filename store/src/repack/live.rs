@@ -46,11 +46,37 @@ impl Live {
         })
     }
 
-    /// The stored pieces that everything is decoded from by whoever sees what `view` sees, and their bytes.
+    /// The packs that everything is decoded from by whoever sees what `view` sees, and how much of them that takes.
     ///
     /// # Errors
     /// `Corrupt` if something is not whole there; `Backend`.
-    pub(super) fn pieces_in(&self, view: &Store) -> Result<HashMap<PieceKey, u64>> {
+    pub(super) fn packs_in(&self, view: &Store) -> Result<BTreeMap<PackId, Used>> {
+        let mut packs: BTreeMap<PackId, Used> = BTreeMap::new();
+        for ((pack, _), len_bytes) in self.pieces_in(view)? {
+            packs.entry(pack).or_default().needed_bytes += len_bytes;
+        }
+        for (pack, used) in &mut packs {
+            used.pieces_bytes = view.catalog.pieces_bytes(view.objects(), *pack)?;
+        }
+        Ok(packs)
+    }
+
+    /// The bytes of packs that would stay for whoever sees what `view` sees, once packs of which little is needed are emptied.
+    ///
+    /// # Errors
+    /// As [`Live::packs_in`].
+    pub(super) fn bytes_in(&self, view: &Store, min_used: f64) -> Result<u64> {
+        let packs = self.packs_in(view)?.into_values();
+        Ok(packs
+            .map(|used| match used.is_little(min_used) {
+                true => used.needed_bytes,
+                false => used.pieces_bytes,
+            })
+            .sum())
+    }
+
+    /// The stored pieces that everything is decoded from, and their bytes.
+    fn pieces_in(&self, view: &Store) -> Result<HashMap<PieceKey, u64>> {
         let mut pieces = HashMap::new();
         let mut seen = HashSet::new();
         for manifest in self.manifests.values() {
@@ -65,6 +91,24 @@ impl Live {
             }
         }
         Ok(pieces)
+    }
+}
+
+/// How much of a pack is needed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Used {
+    needed_bytes: u64,
+    pieces_bytes: u64,
+}
+
+impl Used {
+    /// Whether it is less than a share of it.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a share; packs are far below 2^52 bytes"
+    )]
+    pub(super) fn is_little(&self, min_used: f64) -> bool {
+        (self.needed_bytes as f64) < min_used * self.pieces_bytes as f64
     }
 }
 

@@ -10,11 +10,12 @@
 mod live;
 mod rebase;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use crate::catalog::Sight;
 use crate::error::{Result, StoreError, in_words};
 use crate::gc::Survey;
 use crate::ids::PackId;
@@ -24,7 +25,7 @@ use crate::reach::contents;
 use crate::salvage::Salvage;
 use crate::store::Store;
 use live::Live;
-use rebase::{Rebased, rebase_all};
+use rebase::rebase_all;
 
 /// What to repack, and how far.
 #[derive(Debug, Clone)]
@@ -61,18 +62,6 @@ pub struct RepackReport {
     pub reclaimable_bytes_before: u64,
 }
 
-impl RepackReport {
-    /// Notes what encoding anew came to; whether it is worth it.
-    fn note(&mut self, rebased: &Rebased) -> bool {
-        self.dearer_bytes = rebased.bytes_after.saturating_sub(rebased.bytes_before);
-        if self.dearer_bytes == 0 {
-            self.rebased = rebased.checkpoints;
-            self.written_bytes = rebased.written_bytes;
-        }
-        self.dearer_bytes == 0
-    }
-}
-
 impl Store {
     /// Encodes what only a forgotten checkpoint keeps from being decoded alone against checkpoints that stay, and copies what is needed out
     /// of packs that hold little else.
@@ -96,20 +85,24 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<RepackReport> {
         let store = lease.store();
-        let survey = Survey::take(store, lease.marked())?;
         let mut report = RepackReport {
-            reclaimable_bytes_before: survey.reclaimable(store)?.bytes,
+            written_bytes: out_of_marks(lease)?,
             ..RepackReport::default()
         };
+        let survey = Survey::take(store, lease.marked())?;
         let live = Live::of(store, &survey)?;
+        report.reclaimable_bytes_before = survey.reclaimable(store)?.bytes;
         let kept_only = live.seen_alone_in(store);
         let scratch = scratch_folder(request)?;
-        let rebased = rebase_all(lease, &survey, &live, scratch.path(), progress)?;
-        let is_alone = report.note(&rebased);
+        let rebased = rebase_all(lease, &survey, &live, request.min_used, scratch.path(), progress)?;
+        let is_alone = rebased.pays();
         if is_alone {
             rebased.keep(store)?;
+            report.rebased = rebased.checkpoints;
+            report.written_bytes += rebased.written_bytes;
         } else {
             rebased.drop_from(store);
+            report.dearer_bytes = rebased.bytes_after - rebased.bytes_before;
         }
         let needed = if is_alone { Some(&kept_only) } else { None };
         let (emptied, written_bytes) = self.empty_packs(lease, request, &live, needed)?;
@@ -138,22 +131,11 @@ impl Store {
                 store.without(spare)
             }
         };
-        let mut used: BTreeMap<PackId, u64> = BTreeMap::new();
-        for ((pack, _), len_bytes) in live.pieces_in(&needed)? {
-            *used.entry(pack).or_default() += len_bytes;
-        }
-        let mut emptied = BTreeSet::new();
-        for (pack, needed_bytes) in used {
-            let pieces_bytes = store.catalog.pieces_bytes(store.objects(), pack)?;
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a share; packs are far below 2^52 bytes"
-            )]
-            let share = needed_bytes as f64 / pieces_bytes.max(1) as f64;
-            if share < request.min_used {
-                emptied.insert(pack);
-            }
-        }
+        let used = live.packs_in(&needed)?.into_iter();
+        let emptied: BTreeSet<PackId> = used
+            .filter(|(_, used)| used.is_little(request.min_used))
+            .map(|(pack, _)| pack)
+            .collect();
         if emptied.is_empty() {
             return Ok((0, 0));
         }
@@ -167,6 +149,24 @@ impl Store {
         let (_, written_bytes) = salvage.finish()?;
         Ok((emptied.len() as u64, written_bytes))
     }
+}
+
+/// Stores again what only packs in a mark hold: of a gc that was cut short, for one that is at work has nothing of the kind in its mark for long.
+/// Gives the bytes of the new packs.
+fn out_of_marks(lease: &Lease) -> Result<u64> {
+    if lease.sees_everything() {
+        return Ok(0);
+    }
+    let store = lease.store();
+    let live = Live::of(store, &Survey::take(store, lease.marked())?)?;
+    let everything = store.seeing(Sight::default());
+    let mut salvage = Salvage::new(store, lease.id());
+    for manifest in live.manifests.values() {
+        for (content, part, hints) in contents(manifest) {
+            salvage.add(&everything, content, part, &hints)?;
+        }
+    }
+    Ok(salvage.finish()?.1)
 }
 
 fn scratch_folder(request: &RepackRequest) -> Result<TempDir> {

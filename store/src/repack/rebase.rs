@@ -32,7 +32,7 @@ const MAX_BASES: usize = 4;
 pub(super) struct Rebased {
     pub(super) checkpoints: u64,
     pub(super) written_bytes: u64,
-    /// Bytes of the pieces that everything kept is decoded from: as it is in the store, and with the new packs and without what is forgotten.
+    /// Bytes of the packs that would stay: as it is in the store, and with the new packs and without what is forgotten.
     pub(super) bytes_before: u64,
     pub(super) bytes_after: u64,
     packs: Vec<PackId>,
@@ -40,6 +40,11 @@ pub(super) struct Rebased {
 }
 
 impl Rebased {
+    /// Whether the store gets smaller by it; what changes nothing does no harm.
+    pub(super) fn pays(&self) -> bool {
+        self.checkpoints == 0 || self.bytes_after < self.bytes_before
+    }
+
     /// Stores the new packs.
     ///
     /// # Errors
@@ -60,6 +65,7 @@ impl Rebased {
 
 /// Encodes anew whatever is not whole without what is forgotten, run by run, each checkpoint against those of its run before it.
 ///
+/// * `min_used`: packs of which a smaller share is needed are emptied afterwards.
 /// * `scratch`: an empty folder.
 ///
 /// # Errors
@@ -68,6 +74,7 @@ pub(super) fn rebase_all(
     lease: &Lease,
     survey: &Survey,
     live: &Live,
+    min_used: f64,
     scratch: &Path,
     progress: &dyn Progress,
 ) -> Result<Rebased> {
@@ -79,7 +86,7 @@ pub(super) fn rebase_all(
     let mut rebased = Rebased {
         checkpoints: 0,
         written_bytes: 0,
-        bytes_before: live.pieces_in(store)?.values().sum(),
+        bytes_before: live.bytes_in(store, min_used)?,
         bytes_after: 0,
         packs: Vec::new(),
         trial,
@@ -121,7 +128,7 @@ pub(super) fn rebase_all(
             add(&mut rebased, one)?;
         }
     }
-    rebased.bytes_after = live.pieces_in(&view)?.values().sum();
+    rebased.bytes_after = live.bytes_in(&view, min_used)?;
     Ok(rebased)
 }
 

@@ -8,15 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::action::Action;
+use crate::claim::{Claim, claim};
 use crate::error::{Result, StoreError};
 use crate::history;
 use crate::ids::{Fingerprint, ManifestId, Nonce};
 use crate::keys::{Key, Prefix};
+use crate::lease::{Lease, under_lease};
+use crate::manifest::Manifest;
 use crate::names::RunName;
 use crate::rollup::{ROLLUP_EVERY, Rollup};
 use crate::slot::{NO_SLOT, Slot, StoredSlot, history_from};
 use crate::store::Store;
-use crate::summary::{Summary, Totals, short};
+use crate::summary::{Summary, Totals, count, short};
 
 /// A record that nothing tells of any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,16 +43,8 @@ pub struct RepairedRun {
     pub found_again: Vec<u64>,
     /// Records that are lost.
     pub lost: Vec<LostRecord>,
-}
-
-impl RepairedRun {
-    /// Whether there was nothing to do.
-    pub fn is_untouched(&self) -> bool {
-        self.slots.is_empty()
-            && self.rollups.is_empty()
-            && self.found_again.is_empty()
-            && self.lost.is_empty()
-    }
+    /// Whole checkpoints of the run that no record names and that nothing puts into the log: most likely of saves that were cut short.
+    pub left_out: Vec<ManifestId>,
 }
 
 /// Everything that is left of a run.
@@ -68,68 +63,30 @@ struct Remains {
 impl Store {
     /// Mends the slots and rollups of every run.
     ///
-    /// Do not save to the store meanwhile: a damaged slot is deleted before another takes its place.
+    /// A damaged slot is written over, and what comes behind the last record that can be told goes last: at every moment there is at least as
+    /// much as before.
     ///
     /// # Errors
-    /// `Newer`, `Backend`: the same again is harmless.
+    /// `Conflict` if somebody saves to a run meanwhile. `Newer`, `Backend`: the same again is harmless.
     pub fn repair_slots(&self) -> Result<Vec<RepairedRun>> {
         self.access().require_write()?;
         let unnamed = self.manifests_that_nothing_names()?;
-        history::runs(self.objects())?
-            .into_iter()
-            .map(|run| self.repair_run(run, &unnamed))
-            .collect()
-    }
-
-    fn repair_run(&self, run: RunName, unnamed: &BTreeSet<ManifestId>) -> Result<RepairedRun> {
-        let remains = self.remains(&run)?;
-        let mut done = RepairedRun {
-            run: run.clone(),
-            slots: Vec::new(),
-            rollups: Vec::new(),
-            found_again: Vec::new(),
-            lost: Vec::new(),
-        };
-        let last_told = remains.known.keys().next_back().copied();
-        let last_damaged = remains.damaged.keys().next_back().copied();
-        let Some(last) = last_told.max(last_damaged) else {
-            return Ok(done);
-        };
-        // Whatever lies behind the last record that something tells of makes room: a slot says all that is before it.
-        let mut known = remains.known.clone();
-        let mut lost_tail = Vec::new();
-        for (seq, why) in remains.damaged.range(last_told.map_or(0, |last| last + 1)..) {
-            self.objects().delete(&Key::Slot(run.clone(), *seq))?;
-            lost_tail.push((*seq, why.clone()));
-        }
-        let mut found = self.found_again(&run, unnamed, &known)?.into_iter();
-        for (seq, why) in lost_tail {
-            match found.next() {
-                Some(summary) => {
-                    let next = known.keys().next_back().map_or(0, |last| last + 1);
-                    done.found_again.push(summary.step);
-                    known.insert(next, Summary { seq: next, ..summary });
-                }
-                None => done.lost.push(LostRecord { seq, detail: why }),
-            }
-        }
-        for seq in 0..=known.keys().next_back().copied().unwrap_or(last) {
-            if remains.slots.contains_key(&seq) {
-                continue;
-            }
-            let why = remains.damaged.get(&seq).cloned();
-            let Some(summary) = known.get(&seq) else {
-                let detail = why.unwrap_or_else(|| "it is missing".to_owned());
-                done.lost.push(LostRecord { seq, detail });
-                continue;
+        let mut done = Vec::new();
+        for run in history::runs(self.objects())? {
+            let mut repaired = RepairedRun {
+                run,
+                slots: Vec::new(),
+                rollups: Vec::new(),
+                found_again: Vec::new(),
+                lost: Vec::new(),
+                left_out: Vec::new(),
             };
-            if remains.damaged.contains_key(&seq) && last_told.is_some_and(|last| seq <= last) {
-                self.objects().delete(&Key::Slot(run.clone(), seq))?;
-            }
-            self.write_slot(&run, summary, &known)?;
-            done.slots.push(seq);
+            // What an attempt under a lease that did not hold has mended, the next one finds mended.
+            under_lease(self, "repair slots", |lease| {
+                repair_run(lease, &unnamed, &mut repaired).map(Some)
+            })?;
+            done.push(repaired);
         }
-        self.mend_rollups(&run, &remains, &known, &mut done)?;
         Ok(done)
     }
 
@@ -175,117 +132,6 @@ impl Store {
         Ok(remains)
     }
 
-    /// Checkpoints of `run` whose manifests are there and that no record names, oldest first, as records.
-    fn found_again(
-        &self,
-        run: &RunName,
-        unnamed: &BTreeSet<ManifestId>,
-        known: &BTreeMap<u64, Summary>,
-    ) -> Result<Vec<Summary>> {
-        let mut found = Vec::new();
-        for &id in unnamed {
-            if known.values().any(|record| record.manifest == id) {
-                continue;
-            }
-            let Some(manifest) = self.readable_manifest(id)? else {
-                continue;
-            };
-            if manifest.run != run.as_str() || self.is_whole(id)? != Some(true) {
-                continue;
-            }
-            let tensors = manifest.named_tensors();
-            found.push(Summary {
-                seq: 0,
-                step: manifest.step,
-                action: Action::Commit(manifest.metrics.clone()),
-                manifest: id,
-                fingerprint: short(&manifest.fingerprint()),
-                created_unix_ms: manifest.created_unix_ms,
-                totals: Totals {
-                    raw_bytes: manifest.raw_bytes(),
-                    stored_bytes: manifest.tensors.iter().map(|t| t.stored_bytes).sum(),
-                    tensors: crate::summary::count(tensors.count()),
-                    new_tensors: crate::summary::count(
-                        manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count(),
-                    ),
-                },
-            });
-        }
-        found.sort_by_key(|summary| summary.created_unix_ms);
-        Ok(found)
-    }
-
-    /// Creates the slot that says `summary`, after what is stored before it.
-    fn write_slot(&self, run: &RunName, summary: &Summary, known: &BTreeMap<u64, Summary>) -> Result<()> {
-        let seq = summary.seq;
-        let before = seq
-            .checked_sub(1)
-            .map(|before| StoredSlot::read(self.objects(), run, before));
-        let previous = before
-            .and_then(std::result::Result::ok)
-            .map_or(NO_SLOT, |stored| stored.hash);
-        let manifest = self.readable_manifest(summary.manifest)?;
-        let fingerprint = manifest.map_or(Fingerprint::from_bytes([0; 32]), |manifest| {
-            manifest.fingerprint()
-        });
-        let slot = Slot {
-            run: run.clone(),
-            seq,
-            action: summary.action.clone(),
-            manifest: summary.manifest,
-            previous,
-            nonce: Nonce::random()?,
-            fingerprint,
-            step: summary.step,
-            created_unix_ms: summary.created_unix_ms,
-            totals: summary.totals,
-            max_step: known
-                .range(..=seq)
-                .map(|(_, record)| record.step)
-                .max()
-                .unwrap_or(summary.step),
-            history: known
-                .range(history_from(seq)..seq)
-                .map(|(_, record)| record.clone())
-                .collect(),
-        };
-        self.objects()
-            .create(&Key::Slot(run.clone(), seq), Bytes::from(slot.encode()))?;
-        Ok(())
-    }
-
-    /// Writes rollups that are missing or damaged and whose records are all known.
-    fn mend_rollups(
-        &self,
-        run: &RunName,
-        remains: &Remains,
-        known: &BTreeMap<u64, Summary>,
-        done: &mut RepairedRun,
-    ) -> Result<()> {
-        let every = ROLLUP_EVERY as u64;
-        let count = known.keys().next_back().map_or(0, |last| last + 1);
-        // The rollup of the last full stretch is written by whoever commits the record after it.
-        for last in (1..).map(|n| n * every - 1).take_while(|last| last + 1 < count) {
-            if remains.rollups.contains(&last) {
-                continue;
-            }
-            let first = last + 1 - every;
-            let records: Vec<Summary> = known
-                .range(first..=last)
-                .map(|(_, record)| record.clone())
-                .collect();
-            if records.len() as u64 != every {
-                continue;
-            }
-            if remains.damaged_rollups.contains(&last) {
-                self.objects().delete(&Key::Rollup(run.clone(), last))?;
-            }
-            Rollup::new(run.clone(), records).write(self.objects())?;
-            done.rollups.push(last);
-        }
-        Ok(())
-    }
-
     /// Manifests that no record that can be read names.
     fn manifests_that_nothing_names(&self) -> Result<BTreeSet<ManifestId>> {
         let mut named = BTreeSet::new();
@@ -300,4 +146,208 @@ impl Store {
         let (_, manifests) = crate::gc::list_all(self.objects())?;
         Ok(manifests.into_keys().filter(|id| !named.contains(id)).collect())
     }
+}
+
+fn repair_run(lease: &Lease, unnamed: &BTreeSet<ManifestId>, done: &mut RepairedRun) -> Result<()> {
+    let (store, run) = (lease.store(), done.run.clone());
+    let remains = store.remains(&run)?;
+    let mut known = remains.known.clone();
+    let behind_known = known.keys().next_back().map_or(0, |last| last + 1);
+    let behind_all = remains.damaged.keys().next_back().map_or(0, |last| last + 1);
+    // Nothing tells of these; some may be found again by their manifests.
+    let tail = behind_known..behind_all.max(behind_known);
+    done.lost.clear();
+    done.left_out.clear();
+    let most = usize::try_from(tail.end - tail.start).unwrap_or(usize::MAX);
+    if most > 0 {
+        let (found, left_out) = found_again(lease, &run, unnamed, &known, most)?;
+        for (seq, summary) in (tail.start..).zip(found) {
+            done.found_again.push(summary.step);
+            known.insert(seq, Summary { seq, ..summary });
+        }
+        done.left_out = left_out;
+    }
+    for seq in 0..tail.end {
+        if remains.slots.contains_key(&seq) {
+            continue;
+        }
+        let why = remains.damaged.get(&seq);
+        match known.get(&seq) {
+            Some(summary) => {
+                write_slot(store, &run, summary, &known, why.is_some())?;
+                done.slots.push(seq);
+            }
+            None => done.lost.push(LostRecord {
+                seq,
+                detail: why.cloned().unwrap_or_else(|| "it is missing".to_owned()),
+            }),
+        }
+    }
+    // A log ends before the first damaged slot behind which nothing is known.
+    let behind = known.keys().next_back().map_or(0, |last| last + 1);
+    for (&seq, _) in remains.damaged.range(behind..) {
+        store.objects().delete(&Key::Slot(run.clone(), seq))?;
+    }
+    mend_rollups(store, &remains, &known, done)
+}
+
+/// Checkpoints of `run` that no record names, each saved after the one before it: as records, in order, `most` of them. And the others.
+///
+/// A save names the run's newest checkpoint as its parent, so what follows a known one is told from what was saved beside it and never
+/// committed; of two that follow it the younger is taken, for a save that is made again comes later than the one that failed.
+fn found_again(
+    lease: &Lease,
+    run: &RunName,
+    unnamed: &BTreeSet<ManifestId>,
+    known: &BTreeMap<u64, Summary>,
+    most: usize,
+) -> Result<(Vec<Summary>, Vec<ManifestId>)> {
+    let store = lease.store();
+    let mut candidates = Vec::new();
+    for &id in unnamed {
+        if known.values().any(|record| record.manifest == id) {
+            continue;
+        }
+        if let Some(manifest) = store.readable_manifest(id)?
+            && manifest.run == run.as_str()
+            && store.is_whole(id)? == Some(true)
+        {
+            candidates.push((id, manifest));
+        }
+    }
+    let commits = known
+        .values()
+        .rev()
+        .filter(|record| matches!(record.action, Action::Commit(_)));
+    let mut tip = commits.map(|record| record.manifest).next();
+    let mut found = Vec::new();
+    while found.len() < most {
+        let follows = |(_, manifest): &&(ManifestId, Manifest)| tip.is_none() || manifest.parent == tip;
+        let next = candidates.iter().filter(follows);
+        let next = match tip {
+            // The first of a run is the oldest, for the others have it as their parent.
+            None => next.min_by_key(|(_, manifest)| manifest.created_unix_ms),
+            Some(_) => next.max_by_key(|(_, manifest)| manifest.created_unix_ms),
+        };
+        let Some((id, manifest)) = next else { break };
+        let id = *id;
+        // What it is restored from must stay, too.
+        if lease.secure(id)? {
+            found.push(summary_of(id, manifest));
+            tip = Some(id);
+        }
+        candidates.retain(|(other, _)| *other != id);
+    }
+    Ok((found, candidates.into_iter().map(|(id, _)| id).collect()))
+}
+
+/// What a record says of a checkpoint, as far as its manifest tells.
+fn summary_of(id: ManifestId, manifest: &Manifest) -> Summary {
+    let tensors = manifest.tensors.iter().map(|t| t.stored_bytes);
+    let blobs = manifest.blobs.iter().map(|b| b.stored_bytes);
+    Summary {
+        seq: 0,
+        step: manifest.step,
+        action: Action::Commit(manifest.metrics.clone()),
+        manifest: id,
+        fingerprint: short(&manifest.fingerprint()),
+        created_unix_ms: manifest.created_unix_ms,
+        totals: Totals {
+            raw_bytes: manifest.raw_bytes(),
+            stored_bytes: tensors.chain(blobs).sum(),
+            tensors: count(manifest.named_tensors().count()),
+            new_tensors: count(manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count()),
+        },
+    }
+}
+
+/// Writes the slot that says `summary`, after what is stored before it.
+///
+/// * `is_damaged`: whether something that cannot be read lies in its place, and is written over.
+fn write_slot(
+    store: &Store,
+    run: &RunName,
+    summary: &Summary,
+    known: &BTreeMap<u64, Summary>,
+    is_damaged: bool,
+) -> Result<()> {
+    let (objects, seq) = (store.objects(), summary.seq);
+    let before = seq
+        .checked_sub(1)
+        .map(|before| StoredSlot::read(objects, run, before));
+    let previous = before
+        .and_then(std::result::Result::ok)
+        .map_or(NO_SLOT, |stored| stored.hash);
+    let manifest = store.readable_manifest(summary.manifest)?;
+    let fingerprint = manifest.map_or(Fingerprint::from_bytes([0; 32]), |manifest| {
+        manifest.fingerprint()
+    });
+    let slot = Slot {
+        run: run.clone(),
+        seq,
+        action: summary.action.clone(),
+        manifest: summary.manifest,
+        previous,
+        nonce: Nonce::random()?,
+        fingerprint,
+        step: summary.step,
+        created_unix_ms: summary.created_unix_ms,
+        totals: summary.totals,
+        max_step: known
+            .range(..=seq)
+            .map(|(_, record)| record.step)
+            .max()
+            .unwrap_or(summary.step),
+        history: known
+            .range(history_from(seq)..seq)
+            .map(|(_, record)| record.clone())
+            .collect(),
+    };
+    let key = Key::Slot(run.clone(), seq);
+    let bytes = Bytes::from(slot.encode());
+    if is_damaged {
+        return objects.replace(&key, bytes);
+    }
+    let is_ours = |found: &Bytes| Ok(*found == bytes);
+    match claim(objects, &key, &bytes, "Run `tpde repair slots` again", is_ours)? {
+        Claim::Ours => Ok(()),
+        Claim::Taken(_) => Err(StoreError::conflict(
+            format!("somebody writes record {seq} of run {run} meanwhile"),
+            "Run `tpde repair slots` again when nobody saves to the run",
+        )),
+    }
+}
+
+/// Writes rollups that are missing or damaged and whose records are all known.
+fn mend_rollups(
+    store: &Store,
+    remains: &Remains,
+    known: &BTreeMap<u64, Summary>,
+    done: &mut RepairedRun,
+) -> Result<()> {
+    let every = ROLLUP_EVERY as u64;
+    let count = known.keys().next_back().map_or(0, |last| last + 1);
+    // The rollup of the last full stretch is written by whoever commits the record after it.
+    for last in (1..).map(|n| n * every - 1).take_while(|last| last + 1 < count) {
+        if remains.rollups.contains(&last) {
+            continue;
+        }
+        let first = last + 1 - every;
+        let records: Vec<Summary> = known
+            .range(first..=last)
+            .map(|(_, record)| record.clone())
+            .collect();
+        if records.len() as u64 != every {
+            continue;
+        }
+        let rollup = Rollup::new(done.run.clone(), records);
+        match remains.damaged_rollups.contains(&last) {
+            true => store
+                .objects()
+                .replace(&Key::Rollup(done.run.clone(), last), Bytes::from(rollup.encode()))?,
+            false => rollup.write(store.objects())?,
+        }
+        done.rollups.push(last);
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use crate::graph::Graph;
 use crate::ids::PackId;
 use crate::keys::Key;
 use crate::objects::Objects;
+use crate::pack::MAX_PACK_BYTES;
 use crate::store::Store;
 use crate::transfer::Pieces;
 
@@ -125,13 +126,13 @@ impl<'s> Detours<'s> {
 
     fn is_sound(&self, pack: PackId) -> Result<bool> {
         let key = Key::Pack(pack);
-        match self.store.objects().get(&key) {
-            Ok(bytes) if PackId::of(&bytes) == pack => Ok(true),
-            Ok(_) | Err(StoreError::Corrupt { .. }) => {
+        match self.store.objects().get_bounded(&key, MAX_PACK_BYTES as u64) {
+            Ok(Some(bytes)) if PackId::of(&bytes) == pack => Ok(true),
+            Ok(Some(_)) | Err(StoreError::Corrupt { .. }) => {
                 tracing::debug!("{key} is damaged; another copy is looked for");
                 Ok(false)
             }
-            Err(StoreError::NotFound { .. }) => {
+            Ok(None) => {
                 tracing::debug!("{key} is gone; another copy is looked for");
                 Ok(false)
             }

@@ -77,10 +77,12 @@ fn parts_id(run: &RunName, step: u64, save: &str) -> PartsId {
     PartsId::from_bytes(id)
 }
 
-/// A part as it is stored: u8 format, varint rank, varint of, the manifest of its files, seal.
+/// A part as it is stored: u8 format, varint rank, varint of, varint bytes of its packs, the manifest of its files, seal.
 struct Stored {
     rank: u32,
     of: u32,
+    /// Bytes of the packs that were written for it.
+    written_bytes: u64,
     manifest: Manifest,
 }
 
@@ -90,13 +92,14 @@ impl Stored {
         w.u8(FORMAT);
         w.varint(self.rank.into());
         w.varint(self.of.into());
+        w.varint(self.written_bytes);
         w.prefixed(&self.manifest.encode()?.1);
         Ok(seal(w.into_bytes()).into())
     }
 
     fn decode(key: &Key, sealed: &Bytes) -> Result<Self> {
         let damaged = |e: CodecError| StoreError::decoding(key.to_string(), e);
-        let read = || -> std::result::Result<(u32, u32, &[u8]), CodecError> {
+        let read = || -> std::result::Result<(u32, u32, u64, &[u8]), CodecError> {
             let mut r = Reader::new(unseal(WHAT, sealed)?);
             let format = r.u8(WHAT)?;
             if format != FORMAT {
@@ -108,17 +111,30 @@ impl Stored {
             }
             let number = |r: &mut Reader<'_>| r.size(MAX_PARTS as usize, WHAT);
             let (rank, of) = (number(&mut r)?, number(&mut r)?);
+            let written_bytes = r.varint(WHAT)?;
             let manifest = r.prefixed(WHAT)?;
             r.end(WHAT)?;
             Ok((
                 u32::try_from(rank).unwrap_or(u32::MAX),
                 u32::try_from(of).unwrap_or(u32::MAX),
+                written_bytes,
                 manifest,
             ))
         };
-        let (rank, of, manifest) = read().map_err(damaged)?;
+        let (rank, of, written_bytes, manifest) = read().map_err(damaged)?;
+        if !matches!(key, Key::Part(_, named) if *named == u64::from(rank)) {
+            return Err(StoreError::corrupt(
+                key.to_string(),
+                format!("it holds part {rank}"),
+            ));
+        }
         let manifest = Manifest::decode(ManifestId::of(manifest), manifest)?;
-        Ok(Self { rank, of, manifest })
+        Ok(Self {
+            rank,
+            of,
+            written_bytes,
+            manifest,
+        })
     }
 }
 
@@ -160,7 +176,8 @@ impl Store {
         Ok(report)
     }
 
-    /// Commits a checkpoint whose parts are all there.
+    /// Commits a checkpoint whose parts are all there. The parts stay until a gc finds them older than its grace, so that the same again says
+    /// that it is done.
     ///
     /// * `request`: its run and step, and what else is said of it; the source is not read.
     /// * `save`: the word that its parts share.
@@ -176,14 +193,6 @@ impl Store {
         let work = format!("commit {}@{}", request.run, request.step);
         let report = under_lease(self, &work, |lease| commit_parts(lease, request, &parts))?;
         self.catalog.flush();
-        // They served their purpose; what stays is a few bytes that a gc clears away.
-        for part in &parts {
-            if let Err(error) = self.objects().delete(&Key::Part(id, part.rank.into())) {
-                tracing::debug!(%error, "a part stays");
-            }
-        }
-        self.objects()
-            .remove_empty_folders(&[Prefix::Parts(id), Prefix::AllParts]);
         Ok(report)
     }
 
@@ -271,6 +280,7 @@ fn store_part(
     let record = Stored {
         rank: part.rank,
         of: part.of,
+        written_bytes: stored_bytes,
         manifest,
     };
     let bytes = record.encode()?;
@@ -339,11 +349,7 @@ fn commit_parts(lease: &Lease, request: &SaveRequest, parts: &[Stored]) -> Resul
             "Save all parts again, then commit; nothing was committed",
         ));
     }
-    let stored_bytes = parts
-        .iter()
-        .flat_map(|part| &part.manifest.tensors)
-        .map(|t| t.stored_bytes)
-        .sum();
+    let stored_bytes = parts.iter().map(|part| part.written_bytes).sum();
     let new_tensors = manifest.tensors.iter().filter(|t| t.stored_bytes > 0).count();
     committing.commit(
         lease,

@@ -160,7 +160,7 @@ fn writers_on_a_bad_line() {
         _ => Fate::Pass,
     };
     let relay = Relay::start(&server.endpoint, decide);
-    save_at_once(&|| relay.endpoint.part("line"), 3, 8);
+    save_at_once(&|| relay.endpoint.part("line"), 3, 8, 5);
 }
 
 #[test]

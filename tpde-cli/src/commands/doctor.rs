@@ -6,6 +6,7 @@ use tpde_store::{Finding, Health};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 
@@ -61,7 +62,7 @@ impl Answer for Examined {
                 "notice" => page.paint(Tone::Caution, "!"),
                 _ => page.paint(Tone::Bad, "✗"),
             };
-            page.line(format!("{sign} {:<12} {}", line.what, line.detail));
+            page.line(format!("{sign} {:<12} {}", line.what, plain(&line.detail)));
             if let Some(advice) = &line.advice {
                 page.line(format!("{:15}{}", "", page.paint(Tone::Strong, advice)));
             }

@@ -10,6 +10,7 @@ use tpde_store::{GcReport, now_unix_ms};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::units::{counted, duration, size};
@@ -81,6 +82,7 @@ struct Collected {
     kept: Line,
     given_up: Vec<String>,
     unanswered: u64,
+    retired_marks: u64,
     parts: u64,
     unfinished: u64,
 }
@@ -96,6 +98,7 @@ impl Collected {
             kept: report.kept.into(),
             given_up: report.given_up,
             unanswered: report.unanswered,
+            retired_marks: report.retired_marks,
             parts: report.parts,
             unfinished: report.unfinished,
         }
@@ -124,9 +127,16 @@ impl Answer for Collected {
         if self.spared.bytes > 0 {
             fields.push(("needed again", self.spared.shown()));
         }
+        if self.retired_marks > 0 {
+            let what = counted(self.retired_marks, "mark");
+            fields.push(("removed", format!("{what} of gcs that were cut short")));
+        }
         if self.parts > 0 {
             let what = counted(self.parts, "part");
-            fields.push(("parts", format!("{what} of checkpoints that nobody committed")));
+            fields.push((
+                "parts",
+                format!("{what} of checkpoints that were saved by several"),
+            ));
         }
         if self.unfinished > 0 {
             let what = counted(self.unfinished, "upload");
@@ -142,7 +152,8 @@ impl Answer for Collected {
         page.fields(&fields);
         for who in &self.given_up {
             page.line(format!(
-                "given up: {who}, silent for too long; if it lives, it begins again"
+                "given up: {}, silent for too long; if it lives, it begins again",
+                plain(who)
             ));
         }
     }

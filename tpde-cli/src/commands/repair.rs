@@ -7,6 +7,7 @@ use tpde_store::repair::{LostCheckpoint, RepairedRun};
 use crate::failure::{Exit, Failure};
 use crate::screen::Answer;
 use crate::session::Session;
+use crate::text::escape::plain;
 use crate::text::page::Page;
 use crate::text::style::Tone;
 use crate::text::units::{counted, size};
@@ -102,20 +103,24 @@ impl Answer for Packs {
             page.line(format!(
                 "{} {}  {}",
                 page.paint(Tone::Bad, "lost"),
-                lost.name,
-                lost.detail
+                plain(&lost.name),
+                plain(&lost.detail)
             ));
             for content in lost.contents.iter().take(MOST_SHOWN) {
-                page.line(format!("  {content}"));
+                page.line(format!("  {}", plain(content)));
             }
             if lost.contents.len() > MOST_SHOWN {
                 page.line(format!("  and {} more", lost.contents.len() - MOST_SHOWN));
             }
         }
         if let Some(lost) = self.lost.first() {
-            let name = &lost.name;
+            let give_up = match lost.name.strip_prefix("tag ") {
+                Some(tag) => format!("tpde tag --delete {tag}"),
+                None => format!("tpde forget {}", lost.name),
+            };
             page.line(format!(
-                "Save the same files to the same step again, or give it up: `tpde forget {name}`"
+                "Save the same files to the same step again, or give it up: `{}`",
+                plain(&give_up)
             ));
         } else if !self.damaged.is_empty() {
             page.line("Nothing is lost; `tpde gc` deletes the damaged packs");
@@ -135,6 +140,7 @@ struct Run {
     rollups: Vec<u64>,
     found_again: Vec<u64>,
     lost: Vec<LostSeq>,
+    left_out: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -155,6 +161,7 @@ impl From<RepairedRun> for Run {
             rollups: run.rollups,
             found_again: run.found_again,
             lost: lost.collect(),
+            left_out: run.left_out.iter().map(|id| id.to_hex()).collect(),
         }
     }
 }
@@ -175,6 +182,12 @@ impl Answer for Slots {
             }
             for lost in &run.lost {
                 fields.push(("lost", format!("record {}: {}", lost.seq, lost.detail)));
+            }
+            for manifest in &run.left_out {
+                fields.push((
+                    "not in the log",
+                    format!("{manifest}, a save that was cut short: `tpde show {manifest}`"),
+                ));
             }
             match fields.is_empty() {
                 true => page.line(format!("{}  nothing to mend", run.run)),
