@@ -319,7 +319,7 @@ pub(crate) fn set(
 ///
 /// # Errors
 /// * `NotFound`: there is no such tag.
-/// * `OutcomeUnknown`, `Backend`: as [`set`].
+/// * `OutcomeUnknown`, `Backend`: as `Store::tag`.
 pub fn remove(objects: &Objects, name: &TagName, now_unix_ms: u64) -> Result<TagRecord> {
     let mut removed_here = false;
     append(objects, name, |before| match before {

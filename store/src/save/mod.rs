@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// `Input`: a file is truncated, lies, or changed while it was read. `Conflict`: the run holds the step with other
-    /// content. `OutcomeUnknown`, `Backend`: as for [`commit::commit`]. Whatever was stored before stays as it is.
+    /// content. `OutcomeUnknown`, `Backend`: as for [`crate::commit::commit`]. Whatever was stored before stays as it is.
     pub fn save(&self, request: &SaveRequest, progress: &dyn Progress) -> Result<SaveReport> {
         self.access().require_write()?;
         check_limits(request)?;
