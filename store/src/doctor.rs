@@ -45,6 +45,13 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
+fn packs(n: usize) -> String {
+    match n {
+        1 => "1 pack".to_owned(),
+        n => format!("{n} packs"),
+    }
+}
+
 /// Whether an object that is damaged can be written anew from what others tell.
 fn is_record_of_a_run(object: &str) -> bool {
     ["runs/", "rollups/", "run "]
@@ -255,9 +262,9 @@ impl Store {
                 what,
                 health: Health::Notice,
                 detail: format!(
-                    "{} of a gc or a repair that is under way, or was cut short: saves do without {} packs",
+                    "{} of a gc or a repair that is under way, or was cut short: saves do without {}",
                     marks.len(),
-                    Marked::by(&marks).packs.len()
+                    packs(Marked::by(&marks).packs.len())
                 ),
                 advice: Some("tpde gc".to_owned()),
             },
@@ -286,8 +293,8 @@ impl Store {
                     what: "contents",
                     health: Health::Good,
                     detail: format!(
-                        "every checkpoint that stands can be found: {} packs",
-                        survey.packs.len()
+                        "every checkpoint that stands can be found: {}",
+                        packs(survey.packs.len())
                     ),
                     advice: None,
                 });
@@ -299,8 +306,9 @@ impl Store {
                         Health::Good
                     },
                     detail: format!(
-                        "{} bytes in {} packs that nothing needs",
-                        spare.bytes, spare.packs
+                        "{} bytes in {} that nothing needs",
+                        spare.bytes,
+                        packs(usize::try_from(spare.packs).unwrap_or(usize::MAX))
                     ),
                     advice: (share >= MUCH).then(|| "tpde gc".to_owned()),
                 });

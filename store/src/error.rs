@@ -109,6 +109,22 @@ const NOT_WHAT_WAS_SAVED: &str = "its stored bytes do not decode to what was sav
 
 /// Hint for an object that failed its check.
 const DAMAGED_HINT: &str = "Run `tpde verify` to see which checkpoints are affected, and restore this object from a copy of the store";
+/// What to do about a damaged record of a run.
+const DAMAGED_RECORD_HINT: &str =
+    "Run `tpde repair slots`: what other records tell of is written anew, and what is lost is listed";
+/// What to do about a damaged pack.
+const DAMAGED_PACK_HINT: &str = "Run `tpde verify` to see which checkpoints are affected, and `tpde repair packs` to save what can be saved; or restore this object from a copy of the store";
+
+/// What to do about a damaged object.
+fn damaged_hint(object: &str) -> &'static str {
+    if object.starts_with("runs/") || object.starts_with("rollups/") {
+        DAMAGED_RECORD_HINT
+    } else if object.contains("packs/") {
+        DAMAGED_PACK_HINT
+    } else {
+        DAMAGED_HINT
+    }
+}
 
 impl StoreError {
     /// `NotFound`.
@@ -121,10 +137,11 @@ impl StoreError {
 
     /// `Corrupt` with the usual hint.
     pub(crate) fn corrupt(object: impl Into<String>, detail: impl Into<String>) -> Self {
+        let object = object.into();
         Self::Corrupt {
-            object: object.into(),
             detail: detail.into(),
-            hint: DAMAGED_HINT.to_owned(),
+            hint: damaged_hint(&object).to_owned(),
+            object,
         }
     }
 
@@ -201,6 +218,8 @@ mod tests {
         );
         let error = StoreError::decoding("runs/a/1", broken);
         assert!(matches!(error, StoreError::Corrupt { .. }));
-        assert!(error.to_string().contains("tpde verify"));
+        assert!(error.to_string().contains("tpde repair slots"));
+        let pack = StoreError::corrupt("tensor ab in packs/ab/abcd.pack", "flipped");
+        assert!(pack.to_string().contains("tpde repair packs"));
     }
 }

@@ -112,8 +112,9 @@ impl Survey {
                 let graph = graph.map_err(|error| match error {
                     StoreError::Corrupt { object, detail, .. } => {
                         let sees_all = store.seeing(Sight::default());
-                        let is_marked =
-                            Graph::resolve(&sees_all.catalog, sees_all.objects(), &sought, &hints).is_ok();
+                        let in_marks = Graph::resolve(&sees_all.catalog, sees_all.objects(), &sought, &hints);
+                        let in_marks = in_marks.and_then(|graph| decode(&sees_all, content, part, &graph));
+                        let is_marked = in_marks.is_ok();
                         StoreError::Corrupt {
                             object: name.clone(),
                             detail: match is_marked {

@@ -72,7 +72,7 @@ impl<'s> Detours<'s> {
         pieces: Pieces<'_>,
         mut read: impl FnMut(Pieces<'_>, &Graph) -> Result<T>,
     ) -> Result<T> {
-        let first = match read(pieces, &source.graph) {
+        let mut first = match read(pieces, &source.graph) {
             Err(error) if is_of_a_pack(&error) => error,
             done => return done,
         };
@@ -81,6 +81,12 @@ impl<'s> Detours<'s> {
         loop {
             let was_damaged = self.look_at(&graph)?;
             if was_damaged {
+                if matches!(first, StoreError::Newer { .. }) {
+                    first = StoreError::corrupt(
+                        format!("a pack of {}", source.sought.shown()),
+                        "its bytes are not what it is named after",
+                    );
+                }
                 let hidden: Vec<PackId> = self
                     .sound
                     .lock()
@@ -97,7 +103,7 @@ impl<'s> Detours<'s> {
             }
             match read(objects.into(), &graph) {
                 Ok(read) => {
-                    tracing::warn!("{first}; another copy was read instead. Run `tpde repair packs`");
+                    tracing::warn!("another copy was read instead of a damaged one: {first}");
                     return Ok(read);
                 }
                 // Sound packs, read from the store itself, and no content: it is not there to be had.

@@ -204,7 +204,7 @@ impl Store {
         }
         parts.sort_by_key(|part| part.rank);
         let name = format!("{}@{} ({save})", request.run, request.step);
-        let hint = "Save what is missing with `tpde save … --part RANK/OF`, then commit again; nothing was committed";
+        let hint = "Save what is missing with `tpde save-part … --part RANK/OF`, then commit again; nothing was committed";
         let Some(of) = parts.first().map(|part| part.of) else {
             return Err(StoreError::not_found(format!("a part of {name}"), hint));
         };

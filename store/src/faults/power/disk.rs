@@ -48,6 +48,8 @@ pub(super) struct PowerDisk(Arc<Shared>);
 struct Shared {
     lacks: Lacks,
     state: Mutex<State>,
+    /// Whose turn it is to put an object: of several that link one name, one must win.
+    turn: Mutex<()>,
     /// The objects that can be seen, for reads.
     seen: InMemory,
 }
@@ -67,6 +69,7 @@ impl PowerDisk {
         Self(Arc::new(Shared {
             lacks,
             state: Mutex::default(),
+            turn: Mutex::default(),
             seen: InMemory::new(),
         }))
     }
@@ -99,6 +102,7 @@ impl PowerDisk {
         Self(Arc::new(Shared {
             lacks: self.0.lacks,
             state: Mutex::new(state.clone()),
+            turn: Mutex::default(),
             seen: self.0.seen.fork(),
         }))
     }
@@ -211,6 +215,7 @@ impl PowerDisk {
 
     /// What the backend does for a new object; `false` if there was one.
     fn put(&self, name: &str, bytes: Bytes, mode: &PutMode) -> io::Result<bool> {
+        let _turn = self.0.turn.lock();
         let folder = folder_of(name);
         if !self.is_folder(folder) {
             self.make_folders(folder)?;
