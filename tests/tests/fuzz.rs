@@ -5,6 +5,7 @@
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tpde_tests::fuzz::{Target, drive, target};
@@ -12,6 +13,8 @@ use tpde_tests::soak;
 
 /// Most memory that one target may ask for beyond what it began with, in KiB.
 const MOST_KIB: u64 = 1 << 20;
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The most that this process ever asked for, touched or not, where the system tells.
 fn peak_asked_kib() -> Option<u64> {
@@ -25,6 +28,8 @@ fn holds(name: &str) {
     let seed = std::env::var("TPDE_FUZZ_SEED").map_or(1, |seed| seed.parse().unwrap());
     let inputs = if soak() { 30 * target.inputs } else { target.inputs };
     let failures = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // What one target asks for is told only while no other does.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = peak_asked_kib();
     let start = Instant::now();
     let tally = drive(&target, seed, inputs, failures);
