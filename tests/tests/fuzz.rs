@@ -8,20 +8,18 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use peak_alloc::PeakAlloc;
 use tpde_tests::fuzz::{Target, drive, target};
 use tpde_tests::soak;
 
-/// Most memory that one target may ask for beyond what it began with, in KiB.
-const MOST_KIB: u64 = 1 << 20;
+/// Counts what is asked for, touched or not.
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Most memory that one target may hold beyond what it began with.
+const MOST_BYTES: usize = 512 << 20;
 
 static ALONE: Mutex<()> = Mutex::new(());
-
-/// The most that this process ever asked for, touched or not, where the system tells.
-fn peak_asked_kib() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
-}
 
 fn holds(name: &str) {
     let target = target(name);
@@ -30,7 +28,8 @@ fn holds(name: &str) {
     let failures = Path::new(env!("CARGO_TARGET_TMPDIR"));
     // What one target asks for is told only while no other does.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = peak_asked_kib();
+    MEMORY.reset_peak_usage();
+    let before = MEMORY.current_usage();
     let start = Instant::now();
     let tally = drive(&target, seed, inputs, failures);
     println!("{name}: seed {seed}, {tally:?} in {:.1?}", start.elapsed());
@@ -38,13 +37,9 @@ fn holds(name: &str) {
         tally.read > inputs / 100 && tally.refused > inputs / 100,
         "{tally:?}"
     );
-    if let (Some(before), Some(after)) = (before, peak_asked_kib()) {
-        assert!(
-            after - before < MOST_KIB,
-            "{} KiB of memory were asked for",
-            after - before
-        );
-    }
+    let asked = MEMORY.peak_usage().saturating_sub(before);
+    println!("{name}: at most {} KiB at a time", asked >> 10);
+    assert!(asked < MOST_BYTES, "{asked} bytes of memory were asked for");
 }
 
 #[test]
