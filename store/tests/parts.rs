@@ -14,6 +14,7 @@ use std::time::Duration;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tpde_store::gc::GcRequest;
 use tpde_store::keys::{Key, Prefix};
+use tpde_store::tags::Target;
 use tpde_store::{
     ExpectParent, Objects, PartOf, RunName, SaveRequest, Silent, Store, StoreError, config, history,
 };
@@ -134,6 +135,19 @@ fn all_or_nothing() {
     fs::remove_dir_all(&back).unwrap();
     restore(&store(), "run@10", &back).unwrap();
     same_tree(&out, &back);
+
+    // A run whose name is a tag's would be hidden by it, by whatever way it begins.
+    let target = store().resolve("run@0").unwrap();
+    let target = Target {
+        manifest: target.manifest,
+        run: run(),
+        seq: 0,
+        step: 0,
+    };
+    store().tag(&"best".parse().unwrap(), &target, false, 1).unwrap();
+    let hidden = SaveRequest::new(&out, "best".parse().unwrap(), 1);
+    let refused = store().save_part(&hidden, &part("d", 0, 1), None, &Silent);
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
 
     for (rank, glob) in ["s*", "s0*", "extra/*"].into_iter().enumerate() {
         save_part("c", u32::try_from(rank).unwrap(), &only(glob)).unwrap();

@@ -23,6 +23,7 @@ use crate::ids::{Fingerprint, ManifestId, Nonce, PackId};
 use crate::keys::Key;
 use crate::lease::Lease;
 use crate::manifest::{FileContent, Manifest};
+use crate::names::RunName;
 use crate::progress::Progress;
 use crate::reach::Reach;
 use crate::slot::StoredSlot;
@@ -60,15 +61,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn run(&mut self, lease: &Lease) -> Result<Option<SaveReport>> {
         let store = lease.store();
         let request = self.request;
-        let newest = history::newest(store.objects(), &request.run)?;
-        let commit = newest
-            .as_ref()
-            .map(|n| history::newest_commit(store.objects(), n))
-            .transpose()?;
-        let tip = commit.flatten().map(|commit| commit.manifest);
-        if tip.is_none() {
-            tags::check_run(store.objects(), &request.run)?;
-        }
+        let (newest, tip) = where_it_stands(store, &request.run)?;
         let mut manifest = empty_manifest(request, lease, tip);
         self.checkpoint.describe(&mut manifest);
         let mut committing = Committing::new(request, &manifest);
@@ -133,6 +126,26 @@ impl<'a> Attempt<'a> {
             new_tensors: placed.note_in(manifest),
         }))
     }
+}
+
+/// A run's newest record, and the newest checkpoint that stands. A name that is new to the store must be free.
+///
+/// # Errors
+/// `Conflict` if a tag has the name of a run without checkpoints; as for reading the run's history.
+pub(super) fn where_it_stands(
+    store: &Store,
+    run: &RunName,
+) -> Result<(Option<StoredSlot>, Option<ManifestId>)> {
+    let newest = history::newest(store.objects(), run)?;
+    let commit = newest
+        .as_ref()
+        .map(|n| history::newest_commit(store.objects(), n))
+        .transpose()?;
+    let tip = commit.flatten().map(|commit| commit.manifest);
+    if tip.is_none() {
+        tags::check_run(store.objects(), run)?;
+    }
+    Ok((newest, tip))
 }
 
 /// The manifest of a checkpoint before anything is known of its files.

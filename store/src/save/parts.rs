@@ -15,7 +15,7 @@ use globset::GlobSet;
 use tpde_core::CodecError;
 use tpde_core::wire::{Reader, Writer};
 
-use super::attempt::{Committing, empty_manifest};
+use super::attempt::{Committing, empty_manifest, where_it_stands};
 use super::contents::{Contents, PackList};
 use super::ids::Checkpoint;
 use super::limits::Limits;
@@ -24,7 +24,6 @@ use crate::claim::{Claim, claim};
 use crate::commit::CommitOptions;
 use crate::error::{Result, StoreError};
 use crate::files::scan::{Found, scan};
-use crate::history;
 use crate::ids::{ManifestId, PartsId};
 use crate::keys::{Key, Prefix};
 use crate::lease::{Lease, under_lease};
@@ -243,12 +242,7 @@ fn store_part(
     progress: &dyn Progress,
 ) -> Result<Option<PartReport>> {
     let store = lease.store();
-    let newest = history::newest(store.objects(), &request.run)?;
-    let commit = newest
-        .as_ref()
-        .map(|n| history::newest_commit(store.objects(), n))
-        .transpose()?;
-    let tip = commit.flatten().map(|commit| commit.manifest);
+    let (newest, tip) = where_it_stands(store, &request.run)?;
     let mut manifest = empty_manifest(request, lease, tip);
     checkpoint.describe(&mut manifest);
     let placed = Contents {
@@ -314,12 +308,7 @@ fn store_part(
 
 fn commit_parts(lease: &Lease, request: &SaveRequest, parts: &[Stored]) -> Result<Option<SaveReport>> {
     let store = lease.store();
-    let newest = history::newest(store.objects(), &request.run)?;
-    let commit = newest
-        .as_ref()
-        .map(|n| history::newest_commit(store.objects(), n))
-        .transpose()?;
-    let tip = commit.flatten().map(|commit| commit.manifest);
+    let (newest, tip) = where_it_stands(store, &request.run)?;
     let mut manifest = empty_manifest(request, lease, tip);
     merge(&mut manifest, parts)?;
     let mut committing = Committing::new(request, &manifest);
