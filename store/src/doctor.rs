@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::clock::now_unix_ms;
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, is_record_of_a_run};
 use crate::gc::{DEFAULT_GRACE, Survey};
 use crate::ids::Nonce;
 use crate::keys::{Key, Prefix, ProbeObject};
@@ -45,18 +45,11 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
-fn packs(n: usize) -> String {
+fn packs(n: u64) -> String {
     match n {
         1 => "1 pack".to_owned(),
         n => format!("{n} packs"),
     }
-}
-
-/// Whether an object that is damaged can be written anew from what others tell.
-fn is_record_of_a_run(object: &str) -> bool {
-    ["runs/", "rollups/", "run "]
-        .iter()
-        .any(|start| object.starts_with(start))
 }
 
 impl Store {
@@ -82,7 +75,9 @@ impl Store {
                 health: Health::Bad,
                 detail: error.to_string(),
                 advice: match &error {
-                    StoreError::Corrupt { object, .. } if is_record_of_a_run(object) => {
+                    StoreError::Corrupt { object, .. }
+                        if is_record_of_a_run(object) || object.starts_with("run ") =>
+                    {
                         Some("tpde repair slots".to_owned())
                     }
                     _ => None,
@@ -264,7 +259,7 @@ impl Store {
                 detail: format!(
                     "{} of a gc or a repair that is under way, or was cut short: saves do without {}",
                     marks.len(),
-                    packs(Marked::by(&marks).packs.len())
+                    packs(Marked::by(&marks).packs.len() as u64)
                 ),
                 advice: Some("tpde gc".to_owned()),
             },
@@ -294,7 +289,7 @@ impl Store {
                     health: Health::Good,
                     detail: format!(
                         "every checkpoint that stands can be found: {}",
-                        packs(survey.packs.len())
+                        packs(survey.packs.len() as u64)
                     ),
                     advice: None,
                 });
@@ -308,7 +303,7 @@ impl Store {
                     detail: format!(
                         "{} bytes in {} that nothing needs",
                         spare.bytes,
-                        packs(usize::try_from(spare.packs).unwrap_or(usize::MAX))
+                        packs(spare.packs)
                     ),
                     advice: (share >= MUCH).then(|| "tpde gc".to_owned()),
                 });

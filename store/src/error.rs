@@ -115,9 +115,14 @@ const DAMAGED_RECORD_HINT: &str =
 /// What to do about a damaged pack.
 const DAMAGED_PACK_HINT: &str = "Run `tpde verify` to see which checkpoints are affected, and `tpde repair packs` to save what can be saved; or restore this object from a copy of the store";
 
+/// Whether an object can be written anew from what others tell.
+pub(crate) fn is_record_of_a_run(object: &str) -> bool {
+    object.starts_with("runs/") || object.starts_with("rollups/")
+}
+
 /// What to do about a damaged object.
 fn damaged_hint(object: &str) -> &'static str {
-    if object.starts_with("runs/") || object.starts_with("rollups/") {
+    if is_record_of_a_run(object) {
         DAMAGED_RECORD_HINT
     } else if object.contains("packs/") {
         DAMAGED_PACK_HINT

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::files::made_up::one_tensor;
 use crate::forget::{Policy, Selection};
 use crate::gc::GcRequest;
 use crate::history;
@@ -58,14 +59,7 @@ impl Sources {
             let at = sources.of(content);
             fs::create_dir(&at).unwrap();
             bytes[4 * usize::try_from(content).unwrap()] ^= 1;
-            let header = format!(
-                r#"{{"w":{{"dtype":"BF16","shape":[{ELEMS}],"data_offsets":[0,{}]}}}}"#,
-                bytes.len()
-            );
-            let mut file = (header.len() as u64).to_le_bytes().to_vec();
-            file.extend_from_slice(header.as_bytes());
-            file.extend_from_slice(&bytes);
-            fs::write(at.join("m.safetensors"), file).unwrap();
+            fs::write(at.join("m.safetensors"), one_tensor(&bytes)).unwrap();
             fs::write(at.join("state.json"), format!("{{\"content\": {content}}}")).unwrap();
         }
         sources

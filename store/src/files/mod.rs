@@ -1,6 +1,8 @@
 //! The user's files: finding them, understanding them, reading and writing them safely.
 
 pub(crate) mod left_out;
+#[cfg(test)]
+pub(crate) mod made_up;
 pub(crate) mod paths;
 pub(crate) mod safetensors;
 pub(crate) mod scan;

@@ -7,6 +7,7 @@ use super::*;
 use crate::Objects;
 use crate::config;
 use crate::faults::FaultStore;
+use crate::files::made_up::one_tensor;
 use crate::forget::Selection;
 use crate::history;
 use crate::names::RunName;
@@ -59,14 +60,7 @@ impl World {
             let source = out.join(step.to_string());
             fs::create_dir(&source).unwrap();
             bytes[step * 100] ^= 1;
-            let header = format!(
-                r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#,
-                bytes.len()
-            );
-            let mut file = (header.len() as u64).to_le_bytes().to_vec();
-            file.extend_from_slice(header.as_bytes());
-            file.extend_from_slice(&bytes);
-            fs::write(source.join("m.safetensors"), file).unwrap();
+            fs::write(source.join("m.safetensors"), one_tensor(&bytes)).unwrap();
             fs::write(source.join("state.json"), format!("{{\"step\": {step}}}")).unwrap();
         }
         let server = Arc::new(FaultStore::new());

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config;
+use crate::files::made_up::one_tensor;
 use crate::gc::GcRequest;
 use crate::history;
 use crate::history::tests::fabricate;
@@ -28,14 +29,7 @@ fn a_run(out: &Path) -> (Objects, Store) {
     let mut bytes: Vec<u8> = (0..20_000u32).map(|i| (i * i % 251) as u8).collect();
     for step in 0..4usize {
         bytes[step * 100] ^= 1;
-        let header = format!(
-            r#"{{"w":{{"dtype":"BF16","shape":[10000],"data_offsets":[0,{}]}}}}"#,
-            bytes.len()
-        );
-        let mut file = (header.len() as u64).to_le_bytes().to_vec();
-        file.extend_from_slice(header.as_bytes());
-        file.extend_from_slice(&bytes);
-        fs::write(out.join("m.safetensors"), file).unwrap();
+        fs::write(out.join("m.safetensors"), one_tensor(&bytes)).unwrap();
         fs::write(out.join("state.json"), format!("{{\"step\": {step}}}")).unwrap();
         store
             .save(&SaveRequest::new(out, run(), step as u64), &Silent)
