@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! manifest ─▶ graphs (all names resolved first) ─▶ ranged reads ─▶ decode tile by tile ─▶ verify ─▶ temporary file ─▶ rename
+//!                                                                                    load: └─▶ verify ─▶ memory of the caller
 //! ```
 
 mod detour;
+pub(crate) mod load;
 mod plan;
 
 use std::borrow::Cow;
@@ -17,7 +19,7 @@ use tpde_core::{SubtreeHash, TensorId, merge_subtrees};
 
 use crate::content::{read_blob_graph, read_slice};
 use crate::error::{Result, StoreError};
-use crate::files::target::{TargetDir, TargetFile};
+use crate::files::target::TargetDir;
 use crate::ids::ManifestId;
 use crate::manifest::{FileContent, FileRecord, Manifest};
 use crate::progress::{Progress, Stage};
@@ -68,6 +70,9 @@ pub struct RestoreReport {
     /// What a server sent of packs.
     pub moved: Moved,
 }
+
+/// Takes decoded bytes: number of the file, place in it, bytes.
+type Write<'w> = dyn Fn(usize, u64, &[u8]) -> Result<()> + Sync + 'w;
 
 /// A file that is to be written.
 struct Chosen<'m> {
@@ -120,7 +125,10 @@ impl Store {
                 false => Some(target.file(&file.path, file.record.mode, len_bytes, request.overwrite)?),
             });
         }
-        let moved = self.write(&manifest, &jobs, &open, progress)?;
+        let write = |file: usize, at: u64, bytes: &[u8]| -> Result<()> {
+            open[file].as_ref().map_or(Ok(()), |f| f.write_at(at, bytes))
+        };
+        let moved = self.write(&manifest, &jobs, &write, progress)?;
         progress.finish();
         for (done, file) in open.into_iter().flatten().enumerate() {
             go_on(progress, done)?;
@@ -186,16 +194,15 @@ impl Store {
         Ok(moved)
     }
 
+    /// Decodes every job and hands its bytes to `write`; each tensor is compared with its id, and
+    /// so is each blob before it is written.
     fn write(
         &self,
         manifest: &Manifest,
         jobs: &[Job],
-        open: &[Option<TargetFile>],
+        write: &Write<'_>,
         progress: &dyn Progress,
     ) -> Result<Moved> {
-        let write = |file: usize, at: u64, bytes: &[u8]| -> Result<()> {
-            open[file].as_ref().map_or(Ok(()), |f| f.write_at(at, bytes))
-        };
         // Slices of one tensor follow one another, so the hashes of a tensor are merged when the next one begins.
         let mut current: Option<(TensorId, Vec<SubtreeHash>)> = None;
         let detours = Detours::new(self);
@@ -209,7 +216,7 @@ impl Store {
                     .par_iter()
                     .map(|job| {
                         go_on(progress, 0)?;
-                        let hash = write_one(manifest, job, pieces, &detours, &write)?;
+                        let hash = write_one(manifest, job, pieces, &detours, write)?;
                         progress.advance(job.part.len_bytes());
                         Ok(hash)
                     })
@@ -242,7 +249,7 @@ fn write_one(
     job: &Job,
     pieces: Pieces<'_>,
     detours: &Detours<'_>,
-    write: &(impl Fn(usize, u64, &[u8]) -> Result<()> + Sync),
+    write: &Write<'_>,
 ) -> Result<Option<SubtreeHash>> {
     match (&job.part, &job.source) {
         (

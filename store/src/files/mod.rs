@@ -3,6 +3,7 @@
 pub(crate) mod left_out;
 #[cfg(test)]
 pub(crate) mod made_up;
+pub(crate) mod memory;
 pub(crate) mod paths;
 pub(crate) mod safetensors;
 pub(crate) mod scan;

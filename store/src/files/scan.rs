@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::left_out::{LeftOut, is_store, why};
+use super::memory::MemoryBytes;
 use super::paths;
 use crate::error::{Result, StoreError, in_words};
 
@@ -18,12 +19,19 @@ pub(crate) const MODE_BITS: u32 = 0o777;
 pub(crate) struct Found {
     /// Path below the root, `/` between its parts.
     pub(crate) path: String,
-    /// Where it lies.
-    pub(crate) source: PathBuf,
+    /// Where its bytes are.
+    pub(crate) place: Place,
     /// Permission bits.
     pub(crate) mode: u32,
     pub(crate) is_dir: bool,
     pub(crate) len_bytes: u64,
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Disk(PathBuf),
+    Memory(MemoryBytes),
 }
 
 /// A checkpoint's directory, walked.
@@ -134,7 +142,7 @@ fn entry(path: String, source: &Path, metadata: &Metadata) -> Result<Found> {
     }
     Ok(Found {
         path,
-        source: source.to_owned(),
+        place: Place::Disk(source.to_owned()),
         mode: metadata.permissions().mode() & MODE_BITS,
         is_dir: metadata.is_dir(),
         len_bytes: if metadata.is_dir() { 0 } else { metadata.len() },

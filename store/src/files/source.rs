@@ -1,4 +1,4 @@
-//! Reads a user's file that may change under our hands.
+//! Reads a user's file that may change under our hands, or one that stands in memory.
 //!
 //! Files are read by position into our own buffers, never mapped: a file that shrinks is an error, not a signal.
 
@@ -6,18 +6,33 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::memory::MemoryBytes;
 use super::scan::shown;
 use crate::error::{Result, StoreError};
 
-/// A file, and what it looked like when it was first seen.
-///
-/// It is opened for each read, so that a checkpoint of thousands of files needs no thousands of descriptors.
+/// A file that is to be saved.
 #[derive(Debug)]
 pub(crate) struct SourceFile {
-    path: PathBuf,
-    seen: Stamp,
+    origin: Origin,
     /// The parts of the file that it stands for; `None` for all of it.
     parts: Option<Vec<Part>>,
+}
+
+/// Where the bytes of a [`SourceFile`] are.
+#[derive(Debug, Clone)]
+enum Origin {
+    /// A file, and what it looked like when it was first seen.
+    ///
+    /// It is opened for each read, so that a checkpoint of thousands of files needs no thousands of descriptors.
+    Disk { path: PathBuf, seen: Stamp },
+    /// Bytes that nobody changes.
+    Memory { name: String, bytes: MemoryBytes },
+}
+
+/// What the bytes of one read come from.
+enum Opened<'a> {
+    File(&'a Path, File),
+    Memory(&'a MemoryBytes),
 }
 
 /// A part of a file in a [`SourceFile`] that stands for several.
@@ -58,17 +73,30 @@ impl SourceFile {
             .and_then(|file| file.metadata())
             .map_err(|e| unreadable(path, &e))?;
         Ok(Self {
-            path: path.to_owned(),
-            seen: Stamp::of(&seen),
+            origin: Origin::Disk {
+                path: path.to_owned(),
+                seen: Stamp::of(&seen),
+            },
             parts: None,
         })
+    }
+
+    /// A file that stands in memory.
+    pub(crate) fn of_memory(name: &str, bytes: &MemoryBytes) -> Self {
+        Self {
+            origin: Origin::Memory {
+                name: name.to_owned(),
+                bytes: bytes.clone(),
+            },
+            parts: None,
+        }
     }
 
     /// What is left of the file without `holes`, as if it were a file.
     ///
     /// * `holes`: offset and length of each, in bytes; they ascend, lie in the file and do not overlap.
     pub(crate) fn without(&self, holes: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        let end = (self.seen.len_bytes, 0);
+        let end = (self.origin_bytes(), 0);
         let (mut at, mut offset_bytes, mut parts) = (0, 0, Vec::new());
         for (hole_at, hole_bytes) in holes.into_iter().chain([end]) {
             let len_bytes = hole_at - offset_bytes;
@@ -83,21 +111,30 @@ impl SourceFile {
             offset_bytes = hole_at + hole_bytes;
         }
         Self {
-            path: self.path.clone(),
-            seen: self.seen,
+            origin: self.origin.clone(),
             parts: Some(parts),
         }
     }
 
     pub(crate) fn len_bytes(&self) -> u64 {
         match &self.parts {
-            None => self.seen.len_bytes,
+            None => self.origin_bytes(),
             Some(parts) => parts.last().map_or(0, |last| last.at + last.len_bytes),
         }
     }
 
+    fn origin_bytes(&self) -> u64 {
+        match &self.origin {
+            Origin::Disk { seen, .. } => seen.len_bytes,
+            Origin::Memory { bytes, .. } => bytes.len_bytes(),
+        }
+    }
+
     pub(crate) fn shown(&self) -> String {
-        shown(&self.path)
+        match &self.origin {
+            Origin::Disk { path, .. } => shown(path),
+            Origin::Memory { name, .. } => name.clone(),
+        }
     }
 
     /// Reads exactly `len_bytes` at `offset_bytes`.
@@ -105,14 +142,10 @@ impl SourceFile {
     /// # Errors
     /// `Input` if the file was written to, replaced, removed or cannot be read.
     pub(crate) fn read_at(&self, offset_bytes: u64, len_bytes: usize) -> Result<Vec<u8>> {
-        let file = File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
-        let now = file.metadata().map_err(|e| unreadable(&self.path, &e))?;
-        if Stamp::of(&now) != self.seen {
-            return Err(self.changed(&format!("{} bytes became {}", self.seen.len_bytes, now.len())));
-        }
+        let opened = self.opened()?;
         let mut buffer = vec![0; len_bytes];
         let Some(parts) = &self.parts else {
-            self.fill(&file, &mut buffer, offset_bytes)?;
+            self.fill(&opened, &mut buffer, offset_bytes)?;
             return Ok(buffer);
         };
         let first = parts.partition_point(|part| part.at + part.len_bytes <= offset_bytes);
@@ -121,7 +154,7 @@ impl SourceFile {
             let inside = at - part.at;
             let left = usize::try_from(part.len_bytes - inside).unwrap_or(usize::MAX);
             let (bytes, others) = rest.split_at_mut(left.min(rest.len()));
-            self.fill(&file, bytes, part.offset_bytes + inside)?;
+            self.fill(&opened, bytes, part.offset_bytes + inside)?;
             at += bytes.len() as u64;
             rest = others;
             if rest.is_empty() {
@@ -134,13 +167,32 @@ impl SourceFile {
         }
     }
 
-    fn fill(&self, file: &File, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
-        match file.read_exact_at(buffer, offset_bytes) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(self.ends_before(offset_bytes.saturating_add(buffer.len() as u64)))
+    fn opened(&self) -> Result<Opened<'_>> {
+        match &self.origin {
+            Origin::Memory { bytes, .. } => Ok(Opened::Memory(bytes)),
+            Origin::Disk { path, seen } => {
+                let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+                let now = file.metadata().map_err(|e| unreadable(path, &e))?;
+                match Stamp::of(&now) == *seen {
+                    true => Ok(Opened::File(path, file)),
+                    false => Err(self.changed(&resized(seen, &now))),
+                }
             }
-            Err(e) => Err(unreadable(&self.path, &e)),
+        }
+    }
+
+    fn fill(&self, opened: &Opened<'_>, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
+        let end = offset_bytes.saturating_add(buffer.len() as u64);
+        match opened {
+            Opened::Memory(bytes) => match bytes.read_at(offset_bytes, buffer) {
+                true => Ok(()),
+                false => Err(self.ends_before(end)),
+            },
+            Opened::File(path, file) => match file.read_exact_at(buffer, offset_bytes) {
+                Ok(()) => Ok(()),
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(self.ends_before(end)),
+                Err(e) => Err(unreadable(path, &e)),
+            },
         }
     }
 
@@ -153,9 +205,12 @@ impl SourceFile {
     /// # Errors
     /// `Input` if it was written to, replaced or removed.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        match std::fs::metadata(&self.path) {
-            Ok(now) if Stamp::of(&now) == self.seen => Ok(()),
-            Ok(now) => Err(self.changed(&format!("{} bytes became {}", self.seen.len_bytes, now.len()))),
+        let Origin::Disk { path, seen } = &self.origin else {
+            return Ok(());
+        };
+        match std::fs::metadata(path) {
+            Ok(now) if Stamp::of(&now) == *seen => Ok(()),
+            Ok(now) => Err(self.changed(&resized(seen, &now))),
             Err(e) => Err(self.changed(&e.to_string())),
         }
     }
@@ -168,6 +223,10 @@ impl SourceFile {
             "Wait until the trainer has finished writing it and save again; the store is as it was",
         )
     }
+}
+
+fn resized(seen: &Stamp, now: &Metadata) -> String {
+    format!("{} bytes became {}", seen.len_bytes, now.len())
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> StoreError {

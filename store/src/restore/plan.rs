@@ -163,6 +163,12 @@ impl<'m> Plan<'m> {
         Ok(())
     }
 
+    /// Adds a tensor alone, as if it were a file.
+    pub(super) fn lone_tensor(&mut self, number: usize, tensor: usize) {
+        let end = self.tensor(number, tensor, 0);
+        self.lens.push(end);
+    }
+
     /// Writes blobs one after another from `at` on; gives where they end.
     fn blobs(&mut self, file: usize, blobs: &[u32], at: u64) -> u64 {
         let lens = blobs.iter().map(|&b| self.manifest.blobs[b as usize].len_bytes);

@@ -9,7 +9,7 @@ use tpde_core::{Dtype, SubtreeHash, TensorId, merge_subtrees, slice_hash, slices
 use crate::content::BLOB_BYTES;
 use crate::error::Result;
 use crate::files::safetensors::{TensorInFile, is_named_like_one, read_layout};
-use crate::files::scan::Found;
+use crate::files::scan::{Found, Place};
 use crate::files::source::SourceFile;
 use crate::files::torch::{self, Found as Torch};
 use crate::ids::BlobId;
@@ -145,7 +145,10 @@ impl Checkpoint {
                 plans.push((file, usize::MAX, Plan::Directory));
                 continue;
             }
-            let source = SourceFile::open(&file.source)?;
+            let source = match &file.place {
+                Place::Disk(path) => SourceFile::open(path)?,
+                Place::Memory(bytes) => SourceFile::of_memory(&file.path, bytes),
+            };
             let number = sources.len();
             let plan = if is_named_like_one(&file.path) && !opaque.is_match(&file.path) {
                 let layout = read_layout(&source)?;

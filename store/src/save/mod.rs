@@ -29,6 +29,7 @@ use tpde_core::Relation;
 use crate::commit::ExpectParent;
 use crate::error::{Result, StoreError};
 use crate::files::left_out::LeftOut;
+use crate::files::memory::{self, MemoryFile};
 use crate::files::scan::{Scan, scan};
 use crate::graph::Graph;
 use crate::ids::{ManifestId, PackId};
@@ -53,11 +54,35 @@ pub const DEFAULT_MAX_RESTORE_RATIO: f64 = 4.0;
 /// Most links that a caller may allow: a restore holds the frames of a whole chain.
 pub const MAX_MAX_DEPTH: u8 = 64;
 
+/// Where the files of a checkpoint are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A directory, or one file.
+    Path(PathBuf),
+    /// In memory.
+    Memory(Vec<MemoryFile>),
+}
+
+impl Source {
+    /// Lists the files.
+    ///
+    /// * `own`: the folder of the store that is saved to, if it is one on this machine.
+    fn scan(&self, own: Option<&Path>) -> Result<Scan> {
+        match self {
+            Self::Path(path) => scan(path, own),
+            Self::Memory(files) => Ok(Scan {
+                found: memory::list(files)?,
+                left_out: Vec::new(),
+            }),
+        }
+    }
+}
+
 /// What to save, and how.
 #[derive(Debug, Clone)]
 pub struct SaveRequest {
-    /// A directory, or one file.
-    pub source: PathBuf,
+    /// Where its files are.
+    pub source: Source,
     /// The run that the checkpoint joins.
     pub run: RunName,
     /// Its training step.
@@ -86,10 +111,19 @@ pub struct SaveRequest {
 }
 
 impl SaveRequest {
-    /// A request with the defaults.
+    /// A request for what lies at a path, with the defaults.
     pub fn new(source: impl AsRef<Path>, run: RunName, step: u64) -> Self {
+        Self::of(Source::Path(source.as_ref().to_owned()), run, step)
+    }
+
+    /// A request for files in memory, with the defaults.
+    pub fn of_memory(files: Vec<MemoryFile>, run: RunName, step: u64) -> Self {
+        Self::of(Source::Memory(files), run, step)
+    }
+
+    fn of(source: Source, run: RunName, step: u64) -> Self {
         Self {
-            source: source.as_ref().to_owned(),
+            source,
             run,
             step,
             parent: None,
@@ -143,7 +177,7 @@ impl Store {
     pub fn save(&self, request: &SaveRequest, progress: &dyn Progress) -> Result<SaveReport> {
         self.access().require_write()?;
         check_limits(request)?;
-        let Scan { found, left_out } = scan(&request.source, self.objects().local_root())?;
+        let Scan { found, left_out } = request.source.scan(self.objects().local_root())?;
         let raw_bytes = found.iter().map(|f| f.len_bytes).sum();
         progress.start(Stage::Hash, raw_bytes);
         let checkpoint = Checkpoint::read(&found, &request.opaque, progress)?;

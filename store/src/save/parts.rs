@@ -23,7 +23,7 @@ use super::{SaveReport, SaveRequest, check_limits};
 use crate::claim::{Claim, claim};
 use crate::commit::CommitOptions;
 use crate::error::{Result, StoreError};
-use crate::files::scan::{Found, scan};
+use crate::files::scan::Found;
 use crate::ids::{ManifestId, PartsId};
 use crate::keys::{Key, Prefix};
 use crate::lease::{Lease, under_lease};
@@ -160,7 +160,7 @@ impl Store {
                 "Name a part below the number of parts",
             ));
         }
-        let mut found = scan(&request.source, self.objects().local_root())?.found;
+        let mut found = request.source.scan(self.objects().local_root())?.found;
         if let Some(only) = only {
             keep_matching(&mut found, only);
         }

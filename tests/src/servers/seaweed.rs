@@ -4,8 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::Instant;
 
-use super::{BUCKET, Endpoint, Server, installed, start, wait_for};
+use tpde_store::keys::Key;
+
+use super::{BUCKET, DEADLINE, Endpoint, Server, installed, start, wait_for};
 
 const KEY: (&str, &str) = ("tpde", "a-secret-of-the-tests");
 
@@ -35,6 +38,7 @@ pub fn seaweedfs() -> Seaweed {
         match run(folder.path(), &ports) {
             Ok(child) => {
                 let endpoint = Endpoint::local(ports[0], KEY);
+                write_until_it_can(&endpoint);
                 return Seaweed {
                     server: Server {
                         child,
@@ -72,12 +76,30 @@ impl Seaweed {
             match run(self.server.folder.path(), &self.ports) {
                 Ok(child) => {
                     self.server.child = child;
+                    write_until_it_can(self.endpoint());
                     return;
                 }
                 Err(printed) => eprintln!("SeaweedFS did not start again:\n{printed}"),
             }
         }
         panic!("SeaweedFS did not start again");
+    }
+}
+
+/// Creates objects until one after the other works: the parts of a server that says it is up may not have found each other.
+fn write_until_it_can(endpoint: &Endpoint) {
+    let end = Instant::now() + DEADLINE;
+    let objects = endpoint.part("up");
+    let mut in_a_row = 0;
+    for seq in 0.. {
+        match objects.create(&Key::Slot(crate::run(), seq), "".into()) {
+            Ok(_) if in_a_row == 4 => return,
+            Ok(_) => in_a_row += 1,
+            Err(error) => {
+                assert!(Instant::now() < end, "SeaweedFS is up and does not write: {error}");
+                in_a_row = 0;
+            }
+        }
     }
 }
 
