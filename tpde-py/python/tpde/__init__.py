@@ -1,0 +1,117 @@
+"""TPDE keeps every checkpoint of a training run for the price of a few, and restores any of them bit for bit.
+
+::
+
+    run = tpde.open("checkpoints", run="llama")
+    start = run.resume(model=model, optimizer=optimizer, rng=True)
+    for step in range(start, steps):
+        ...
+        run.save(step, model=model, optimizer=optimizer, rng=True, metrics={"loss": loss})
+    run.close()
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tpde._errors import (
+    BackendError,
+    CancelledError,
+    ConflictError,
+    CorruptError,
+    InputError,
+    NewerError,
+    NotFoundError,
+    OutcomeUnknownError,
+    TpdeError,
+)
+from tpde._keep import Keep
+from tpde._load import Lazy, LazyTensor, load, load_into, store_of
+from tpde._run import Handle, Run
+from tpde._tpde import Store, __version__
+
+__all__ = [
+    "BackendError",
+    "CancelledError",
+    "ConflictError",
+    "CorruptError",
+    "Handle",
+    "InputError",
+    "Keep",
+    "Lazy",
+    "LazyTensor",
+    "NewerError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "Run",
+    "TpdeError",
+    "__version__",
+    "diff",
+    "lazy",
+    "load",
+    "load_into",
+    "log",
+    "open",
+    "runs",
+]
+
+#: What a store may be named by: an open one, a path or a URL, or ``None`` for what ``TPDE_STORE`` says.
+_Place = Store | str | os.PathLike[str] | None
+
+
+def open(  # noqa: A001 - the verb of the thing, as in gzip.open
+    location: str | os.PathLike[str],
+    run: str,
+    *,
+    keep: Keep | None = None,
+    create: bool = True,
+    threads: int | None = None,
+    copy_threads: int | None = None,
+    staging_bytes: int | None = None,
+    on_busy: str = "wait",
+) -> Run:
+    """Opens a run of a store, to save to and to resume from.
+
+    * ``location``: a path, or a URL such as ``s3://bucket/prefix``. A store is made there if there is none, unless ``create`` is false.
+    * ``run``: its name. A run begins with its first save.
+    * ``keep``: which checkpoints stay; all of them by default.
+    * ``threads``: how many encode in the background; by default a quarter of the cores, for the training has better uses of them.
+    * ``copy_threads``: how many copy while a save stalls the loop; by default all cores.
+    * ``staging_bytes``: most bytes of copies that wait to be stored; by default those of one state.
+    * ``on_busy``: what a save does while there is no room for another copy: ``"wait"``, or ``"skip"`` the step.
+
+    With ``torch.distributed``, every rank opens the run, and saves and resumes at the same steps.
+
+    Raises :class:`tpde.InputError`, :class:`tpde.NotFoundError` or :class:`tpde.BackendError` for a place that is none.
+    """
+    cores = os.cpu_count() or 1
+    store = Store.open(os.fspath(location), create, threads or max(1, cores // 4))
+    return Run(store, run, keep, copy_threads, staging_bytes, on_busy)
+
+
+def log(run: str, most: int | None = None, *, store: _Place = None) -> list[dict[str, Any]]:
+    """The checkpoints of a run, newest first, as rows that ``pandas.DataFrame`` takes.
+
+    * ``most``: the newest so many; all of them by default.
+    * ``store``: where it is; by default what ``TPDE_STORE`` says.
+    """
+    return store_of(store).log(run, most)
+
+
+def runs(*, store: _Place = None) -> list[str]:
+    """Names of the runs of a store."""
+    return store_of(store).runs()
+
+
+def diff(old: str, new: str, *, store: _Place = None) -> list[dict[str, Any]]:
+    """How the tensors of two checkpoints differ, as rows that ``pandas.DataFrame`` takes.
+
+    * ``old``, ``new``: ``run@step``, ``run@latest``, ``run~2``, a tag or the beginning of an id.
+    """
+    return store_of(store).diff(old, new)
+
+
+def lazy(reference: str, *, store: _Place = None) -> Lazy:
+    """A checkpoint whose tensors are read as they are asked for, a slice at a time if only that is wanted."""
+    return Lazy(store_of(store).checkpoint(reference))
