@@ -31,6 +31,7 @@ fn cli(py: Python<'_>, typed: Vec<OsString>) -> u8 {
 #[pymodule]
 fn _tpde(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cli, module)?)?;
+    module.add_function(wrap_pyfunction!(store::check_metrics, module)?)?;
     module.add_class::<memory::Staging>()?;
     module.add_class::<store::Store>()?;
     module.add_class::<store::SaveReport>()?;

@@ -98,6 +98,17 @@ fn manifest_id(hex: &str) -> Stored<ManifestId> {
     })
 }
 
+fn metrics(numbers: &BTreeMap<String, f64>) -> Stored<Metrics> {
+    let metrics = numbers.iter().map(|(name, &value)| Metric::new(name, value));
+    metrics.collect::<Stored<Vec<Metric>>>().and_then(Metrics::new)
+}
+
+/// Raises what a save would say of some metrics.
+#[pyfunction]
+pub(crate) fn check_metrics(py: Python<'_>, numbers: BTreeMap<String, f64>) -> PyResult<()> {
+    metrics(&numbers).map(|_| ()).raised(py)
+}
+
 fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: Options) -> PyResult<SaveRequest> {
     let name: RunName = run.parse::<RunName>().raised(py)?;
     let mut request = match files {
@@ -105,9 +116,7 @@ fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: 
         Some(Files::Memory(files)) => SaveRequest::of_memory(memory_files(py, files)?, name, step),
         None => SaveRequest::of_memory(Vec::new(), name, step),
     };
-    let metrics = options.metrics.iter();
-    let metrics: Stored<Vec<Metric>> = metrics.map(|(name, &value)| Metric::new(name, value)).collect();
-    request.metrics = metrics.and_then(Metrics::new).raised(py)?;
+    request.metrics = metrics(&options.metrics).raised(py)?;
     request.note = options.note;
     request.environment = options.environment;
     request.replace = options.replace;

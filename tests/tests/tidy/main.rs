@@ -44,6 +44,7 @@ const CORE_WITHOUT: &[&str] = &[
 const UNSAFE_HOMES: &[(&str, &str)] = &[
     ("tpde-core/src/arch/", "vector instructions"),
     ("tpde-infer/src/device/", "the driver and NVRTC"),
+    ("tpde-py/src/memory.rs", "memory of Python's tensors"),
 ];
 
 /// Where a machine path may stand, and why.

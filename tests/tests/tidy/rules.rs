@@ -9,7 +9,7 @@ pub(crate) const LAYERS: &[(&str, u8)] = &[
     ("tpde-infer", 2),
     ("tpde-serve", 3),
     ("tpde-cli", 4),
-    ("tpde-py", 4),
+    ("tpde-py", 5),
 ];
 /// Crates that may see every layer and that nothing may depend on, but for the one edge below.
 pub(crate) const SEE_ALL: &[&str] = &["tpde-tests", "tpde-bench"];

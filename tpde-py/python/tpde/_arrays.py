@@ -12,16 +12,14 @@ import numpy as np
 
 from tpde._errors import InputError
 
-#: torch's dtypes, by name, as safetensors calls them.
-_TORCH = {
+#: Dtypes by the names that torch, numpy and ml_dtypes have for them, as safetensors calls them.
+_CODES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
     "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e4m3fnuz": "F8_E4M3FNUZ",
     "float8_e5m2fnuz": "F8_E5M2FNUZ", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
-#: The same for numpy, with the names of ml_dtypes for those that numpy lacks.
-_NUMPY = _TORCH
-_TORCH_BY_CODE = {code: name for name, code in _TORCH.items()}
+_NAMES = {code: name for name, code in _CODES.items()}
 
 #: Kept as pairs of doubles, for safetensors has no name for it.
 COMPLEX128 = "complex128"
@@ -96,8 +94,8 @@ def _look_torch(torch: Any, value: Any, path: str) -> Array:
     value = value.resolve_conj().resolve_neg()
     if name == COMPLEX128:
         value, was, code = torch.view_as_real(value), COMPLEX128, "F64"
-    elif name in _TORCH:
-        code = _TORCH[name]
+    elif name in _CODES:
+        code = _CODES[name]
     else:
         raise _refused(path, f"{value.dtype} has no counterpart in a checkpoint", "Convert it, or view it as torch.uint8")
     len_bytes = value.numel() * value.element_size()
@@ -108,17 +106,17 @@ def _look_torch(torch: Any, value: Any, path: str) -> Array:
 def _look_numpy(value: Any, path: str, library: str) -> Array:
     name = value.dtype.name
     was = None
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     if name == COMPLEX128:
-        value, was, code = np.ascontiguousarray(value)[..., None].view(np.float64), COMPLEX128, "F64"
-    elif value.dtype.names is None and name in _NUMPY:
-        code = _NUMPY[name]
+        value, was, code = value.copy(order="C")[..., None].view(np.float64), COMPLEX128, "F64"
+    elif value.dtype.names is None and name in _CODES:
+        code = _CODES[name]
     else:
         raise _refused(
             path, f"an array of {value.dtype} has no counterpart in a checkpoint",
             "Convert it to numbers, or view it as numpy.uint8",
         )  # fmt: skip
-    if not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
     address = value.__array_interface__["data"][0] if value.flags.c_contiguous else None
     return Array(library, code, tuple(value.shape), value.nbytes, address, value, was)
 
@@ -169,7 +167,7 @@ def empty(library: str, dtype: str, shape: tuple[int, ...], was: str | None, pat
     if library == "torch":
         import torch
 
-        name = _TORCH_BY_CODE.get(dtype)
+        name = _NAMES.get(dtype)
         if name is None or not hasattr(torch, name):
             raise _refused(path, f"torch has no dtype for {dtype}", "Load it with framework='numpy', or restore the file")
         array = torch.empty(shape, dtype=getattr(torch, name))
@@ -186,12 +184,12 @@ def empty(library: str, dtype: str, shape: tuple[int, ...], was: str | None, pat
 
 
 def _from_pairs(array: Any) -> Any:
-    return array.view(np.complex128)[..., 0]
+    return array.view(np.complex128).reshape(array.shape[:-1])
 
 
 def numpy_dtype(code: str, path: str) -> np.dtype[Any]:
     """numpy's dtype for one of safetensors, with the help of ml_dtypes where numpy lacks it."""
-    name = _TORCH_BY_CODE.get(code)
+    name = _NAMES.get(code)
     if name is None:
         raise _refused(path, f"numpy has no dtype for {code}", "Restore the file instead: run.restore(...)")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -267,7 +266,7 @@ class Lazy(Mapping[str, LazyTensor]):
 
 def _framework(framework: str | None) -> str:
     if framework is None:
-        return "torch" if "torch" in sys.modules else "numpy"
+        return "numpy" if _arrays.torch_or_none() is None else "torch"
     if framework not in _FRAMEWORKS:
         raise InputError(f"framework {framework!r} is not known. It is one of {', '.join(_FRAMEWORKS)}")
     return framework

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,7 @@ class GlobalRng:
             (numpy["kind"], numpy["keys"], numpy["position"], numpy["has_gauss"], numpy["cached"])
         )
         if "torch" in state:
-            if "torch" not in sys.modules:
+            torch = torch_or_none()
+            if torch is None:
                 raise InputError("rng: the checkpoint has a state of torch's generator. Import torch before resuming")
-            import torch
-
             torch.set_rng_state(state["torch"])

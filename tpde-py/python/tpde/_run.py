@@ -16,7 +16,7 @@ from tpde._load import Lazy, load, load_into
 from tpde._rng import GlobalRng
 from tpde._staging import Plan, Pool
 from tpde._state import Saved
-from tpde._tpde import SaveReport, Store
+from tpde._tpde import SaveReport, Store, check_metrics
 from tpde._worker import Job, Worker
 
 _RNG = "rng"
@@ -260,6 +260,8 @@ class Run:
         :class:`tpde.CorruptError` if no checkpoint of the run can be read.
         """
         self._check_idle()
+        # Who resumes takes over what is there.
+        self._tip = self._store.tip(self._name)
         errors: list[str] = []
         for commit in self._newest_first():
             reference = f"{self._name}@{commit['step']}"
@@ -407,6 +409,7 @@ def _metrics(metrics: Mapping[str, float] | None) -> dict[str, float]:
             numbers[name] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError) as error:
             raise InputError(f"metric {name}: {value!r} is no number. Pass what float() takes") from error
+    check_metrics(numbers)
     return numbers
 
 
