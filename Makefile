@@ -4,12 +4,15 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools fixtures build lint doc test soak demo bench gpu-bundle test-gpu bench-gpu clean
+.PHONY: help setup tools fixtures build lint doc test test-python soak demo bench gpu-bundle test-gpu bench-gpu clean
 
 FIXTURES := target/fixtures
 # Where cargo builds, if it was told to build elsewhere.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV_STAMP := .venv/.stamp
+# PyTorch and the trainers that the Python package is tested with are large: they are kept outside, one folder for every clone.
+PY_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tpde/python-tests
+PY_STAMP := $(PY_VENV)/.stamp-$(shell cksum < requirements-python.txt | tr ' ' -)
 # The environment's Python once it is there; any whole Python 3 does for the fixtures and the demo.
 PYTHON ?= python3
 VENV_OR_PYTHON = $(shell [[ -x .venv/bin/python ]] && echo .venv/bin/python || echo $(PYTHON))
@@ -41,8 +44,20 @@ lint: tools ## Formatting, clippy and documentation, every warning an error
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
-# The tests come last, so that their own summary is the last thing on the screen.
-test: setup fixtures lint ## Everything CI runs
+$(PY_STAMP): requirements-python.txt | tools
+	$(PYTHON) -m venv --clear $(PY_VENV)
+	$(PY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-python.txt
+	@touch $@
+
+# The wheel as a user builds it, then everything that is said of it; a framework that is not there is a failure here.
+test-python: tools fixtures $(PY_STAMP) ## The Python package: wheel, stubs, types, tests with PyTorch and its trainers
+	$(PY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./tpde-py
+	cd tpde-py && $(PY_VENV)/bin/ruff format --check . ../examples && $(PY_VENV)/bin/ruff check . ../examples
+	cd tpde-py && $(PY_VENV)/bin/python -m mypy python && $(PY_VENV)/bin/python -m mypy.stubtest tpde._tpde
+	cd tpde-py && TPDE_REQUIRE_FRAMEWORKS=1 $(PY_VENV)/bin/python -m pytest
+
+# The tests of Rust come last, so that their own summary is the last thing on the screen.
+test: setup fixtures lint test-python ## Everything CI runs
 	cargo test --locked --workspace --doc
 	cargo test --locked --workspace --lib --bins --tests
 

@@ -11,11 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-from common import finished, open_run, packs, python  # noqa: E402
-from training import Loop  # noqa: E402
-
-import tpde  # noqa: E402
+import numpy as np
+import tpde
+from common import finished, open_run, packs, python
+from training import Loop
 
 STEPS = 60
 
@@ -70,7 +69,7 @@ def test_every_part_is_needed(tmp_path: Path) -> None:
     reached = uninterrupted(STEPS).bits()
     loop = Loop()
     with open_run(tmp_path) as run:
-        for step in range(20):
+        for _ in range(20):
             loop.step()
         run.save(19, **loop.components())
     for left_out in [None, "model", "optimizer", "scheduler", "dataloader", "rng"]:
@@ -119,7 +118,8 @@ def test_rewind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_bad_newest_checkpoint(tmp_path: Path, damage: str) -> None:
     """A newest checkpoint that cannot be read is passed over, with a warning that names it; training goes on from the one before and
-    replaces it."""
+    replaces it.
+    """
     loop = Loop()
     with open_run(tmp_path) as run:
         for step in range(3):
@@ -182,7 +182,7 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
 
 
 def test_moments_in_another_dtype_than_the_weights(tmp_path: Path) -> None:
-    """torch casts an optimizer's state to the dtype of the weights as it loads it; what was saved comes back all the same."""
+    """Torch casts an optimizer's state to the dtype of the weights as it loads it; what was saved comes back all the same."""
     weight = torch.nn.Parameter(torch.randn(8, dtype=torch.bfloat16))
     optimizer = torch.optim.Adam([weight])
     moment = torch.randn(8, dtype=torch.float32)
@@ -200,7 +200,13 @@ def test_generators(tmp_path: Path) -> None:
     """Each generator goes on with the number that it would have drawn next; normals are drawn in pairs, and the second waits."""
 
     def draw() -> tuple[float, ...]:
-        return (random.gauss(0, 1), random.random(), float(np.random.normal()), float(np.random.rand()), torch.randn(3).sum().item())
+        return (
+            random.gauss(0, 1),
+            random.random(),
+            float(np.random.normal()),
+            float(np.random.rand()),
+            torch.randn(3).sum().item(),
+        )
 
     draw()
     with open_run(tmp_path) as run:
@@ -213,5 +219,7 @@ def test_generators(tmp_path: Path) -> None:
 def test_the_loss_spike_example(tmp_path: Path) -> None:
     """The example that undoes a loss spike does."""
     example = Path(__file__).parents[2] / "examples" / "undo_spike.py"
-    process = python(f"import runpy, sys; sys.argv = ['undo_spike.py', {str(tmp_path)!r}]; runpy.run_path({str(example)!r}, run_name='__main__')")
+    process = python(
+        f"import runpy, sys; sys.argv = ['undo_spike.py', {str(tmp_path)!r}]; runpy.run_path({str(example)!r}, run_name='__main__')"
+    )
     assert "spike" in finished(process)

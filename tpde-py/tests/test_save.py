@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import finished, open_run, python
-
 import tpde
+from common import finished, open_run, python
 from tpde._tpde import Staging
 
 

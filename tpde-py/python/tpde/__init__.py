@@ -60,7 +60,7 @@ __all__ = [
 _Place = Store | str | os.PathLike[str] | None
 
 
-def open(  # noqa: A001 - the verb of the thing, as in gzip.open
+def open(
     location: str | os.PathLike[str],
     run: str,
     *,

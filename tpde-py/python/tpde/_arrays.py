@@ -6,6 +6,7 @@ None of the libraries is imported here unless the caller's process has: an array
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,9 +80,7 @@ def _look_torch(torch: Any, value: Any, path: str) -> Array:
     if value.device.type == "meta":
         raise _refused(path, "it is a meta tensor, which has no values", "Materialise the module before saving")
     if value.layout != torch.strided:
-        raise _refused(
-            path, f"it is sparse ({value.layout})", "Save value.to_dense(), or its indices and values as two tensors"
-        )
+        raise _refused(path, f"it is sparse ({value.layout})", "Save value.to_dense(), or its indices and values as two tensors")
     if value.is_quantized:
         raise _refused(path, "it is a quantised tensor", "Save value.int_repr() and its scales as tensors")
     if value.device.type != "cpu":
@@ -148,7 +147,7 @@ class Empty(NamedTuple):
     address: int
     len_bytes: int
     #: What makes the caller's array of it, once it is filled.
-    finish: Any
+    finish: Callable[[Any], Any]
 
 
 def _finish_nothing(array: Any) -> Any:
@@ -171,16 +170,16 @@ def empty(library: str, dtype: str, shape: tuple[int, ...], was: str | None, pat
         if name is None or not hasattr(torch, name):
             raise _refused(path, f"torch has no dtype for {dtype}", "Load it with framework='numpy', or restore the file")
         array = torch.empty(shape, dtype=getattr(torch, name))
-        finish = torch.view_as_complex if was == COMPLEX128 else _finish_nothing
-        return Empty(array, array.data_ptr(), array.numel() * array.element_size(), finish)
-    array = np.empty(shape, numpy_dtype(dtype, path))
+        pairs = torch.view_as_complex if was == COMPLEX128 else _finish_nothing
+        return Empty(array, array.data_ptr(), array.numel() * array.element_size(), pairs)
+    made = np.empty(shape, numpy_dtype(dtype, path))
+    address = made.__array_interface__["data"][0]
     finish = _from_pairs if was == COMPLEX128 else _finish_nothing
     if library == "jax":
         import jax
 
-        before = finish
-        finish = lambda array: jax.numpy.asarray(before(array))  # noqa: E731
-    return Empty(array, array.__array_interface__["data"][0], array.nbytes, finish)
+        return Empty(made, address, made.nbytes, lambda array: jax.numpy.asarray(finish(array)))
+    return Empty(made, address, made.nbytes, finish)
 
 
 def _from_pairs(array: Any) -> Any:
@@ -188,7 +187,7 @@ def _from_pairs(array: Any) -> Any:
 
 
 def numpy_dtype(code: str, path: str) -> np.dtype[Any]:
-    """numpy's dtype for one of safetensors, with the help of ml_dtypes where numpy lacks it."""
+    """Numpy's dtype for one of safetensors, with the help of ml_dtypes where numpy lacks it."""
     name = _NAMES.get(code)
     if name is None:
         raise _refused(path, f"numpy has no dtype for {code}", "Restore the file instead: run.restore(...)")
@@ -201,4 +200,5 @@ def numpy_dtype(code: str, path: str) -> np.dtype[Any]:
     except ImportError:
         hint = "Install ml_dtypes, or load it with framework='torch'"
         raise _refused(path, f"numpy has no dtype for {code}", hint) from None
-    return np.dtype(getattr(ml_dtypes, name))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found

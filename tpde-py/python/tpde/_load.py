@@ -86,7 +86,7 @@ def load_into(
     import torch
 
     state = module.state_dict()
-    for name, value in state.items():
+    for value in state.values():
         if isinstance(value, torch.Tensor):
             _check_device(value.device)
     checkpoint = store_of(store).checkpoint(reference)
@@ -97,7 +97,9 @@ def load_into(
     lacking, unknown = sorted(set(values) - set(chosen)), sorted(set(chosen) - set(values))
     shown = _state.shown(checkpoint)
     if strict and (lacking or unknown):
-        what = [f"{shown} lacks {_some(lacking)}"] * bool(lacking) + [f"the module lacks {_some(unknown)}"] * bool(unknown)
+        what = [f"{shown} lacks {_state.some(lacking)}"] * bool(lacking) + [f"the module lacks {_state.some(unknown)}"] * bool(
+            unknown
+        )
         raise InputError(f"{' and '.join(what)}. Load it into the model that it was saved from, or pass strict=False")
     for name, tensor in chosen.items():
         if tuple(tensor.shape) != tuple(values[name].shape):
@@ -307,12 +309,6 @@ def _is_of_a_loop(checkpoint: Checkpoint) -> bool:
 
 
 def _read(checkpoint: Checkpoint, chosen: Mapping[str, Tensor], framework: str) -> dict[str, Any]:
-    made = {
-        name: _arrays.empty(framework, tensor.dtype, tuple(tensor.shape), None, name) for name, tensor in chosen.items()
-    }
+    made = {name: _arrays.empty(framework, tensor.dtype, tuple(tensor.shape), None, name) for name, tensor in chosen.items()}
     checkpoint.read_tensors([(chosen[name].number, empty.address, empty.len_bytes) for name, empty in made.items()])
     return {name: empty.finish(empty.array) for name, empty in made.items()}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -25,7 +25,7 @@ _PATIENCE_S = 1800.0
 
 
 class Alone:
-    """This process trains by itself."""
+    """A process that trains by itself."""
 
     def mine(self, components: Mapping[str, Any], sharded: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """What this process saves, by the folder that it goes to."""
@@ -35,15 +35,13 @@ class Alone:
         """Where this process finds components, by folder."""
         return {"": names}
 
-    def save(
-        self, store: Store, files: list[Any], run: str, step: int, options: dict[str, Any]
-    ) -> SaveReport | None:
+    def save(self, store: Store, files: list[Any], run: str, step: int, options: dict[str, Any]) -> SaveReport | None:
         """Saves and commits."""
         return store.save(files, run, step, options)
 
 
 class Rank:
-    """This process is one of several.
+    """One of several processes that train together.
 
     * ``word``: what all ranks of this start of the job share, and no other start.
     """
@@ -71,9 +69,7 @@ class Rank:
         own = [name for name in names if name in _OWN or name in sharded]
         return {"": [name for name in names if name not in own], self._folder: own}
 
-    def save(
-        self, store: Store, files: list[Any], run: str, step: int, options: dict[str, Any]
-    ) -> SaveReport | None:
+    def save(self, store: Store, files: list[Any], run: str, step: int, options: dict[str, Any]) -> SaveReport | None:
         """Saves this rank's part; rank 0 then commits, once every other part is there.
 
         Raises :class:`NotFoundError` if one does not come: nothing is committed then.

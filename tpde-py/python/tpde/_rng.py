@@ -37,9 +37,7 @@ class GlobalRng:
         python = state["python"]
         random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
         numpy = state["numpy"]
-        np.random.set_state(
-            (numpy["kind"], numpy["keys"], numpy["position"], numpy["has_gauss"], numpy["cached"])
-        )
+        np.random.set_state((numpy["kind"], numpy["keys"], numpy["position"], numpy["has_gauss"], numpy["cached"]))
         if "torch" in state:
             torch = torch_or_none()
             if torch is None:

@@ -219,7 +219,7 @@ class Run:
             except ConflictError as error:
                 tip = self._store.tip(self._name)
                 # Somebody forgot our newest: an older one of ours is no other writer's.
-                if tip == self._tip or tip is not None and tip not in self._own:
+                if tip == self._tip or (tip is not None and tip not in self._own):
                     raise _in_python(error, self._name, step, tip == self._tip) from error
                 self._tip = tip
                 continue
@@ -233,10 +233,8 @@ class Run:
         if keep is None or handle._report is None:
             return
         try:
-            handle.forgotten = self._store.prune(
-                self._name, keep.last, keep.every, keep.rules(), keep.tags, keep.within
-            )
-        except Exception as error:  # noqa: BLE001 - the checkpoint is saved; that others stay is no reason to stop training
+            handle.forgotten = self._store.prune(self._name, keep.last, keep.every, keep.rules(), keep.tags, keep.within)
+        except Exception as error:
             warnings.warn(f"step {handle.step} is saved, and nothing was forgotten: {error}", stacklevel=1)
 
     def resume(
@@ -333,6 +331,8 @@ class Run:
             if names:
                 states.update(Saved(checkpoint, folder).load(names, allow_pickle))
         for name, component in wanted.items():
+            _state.check(component, states[name], name)
+        for name, component in wanted.items():
             _state.apply(component, states.pop(name), name)
 
     def load(self, reference: str | int = "latest", **options: Any) -> dict[str, Any]:
@@ -377,9 +377,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
             return
@@ -425,4 +423,6 @@ def _in_python(error: ConflictError, run: str, step: int, is_step: bool) -> Conf
             f"step {step} is in run {run} with other content. "
             "Resume the run first, pass replace=True, or open a run of another name"
         )
-    return ConflictError(f"another writer has added to run {run} since it was opened here: {error}. Only one training loop saves to a run")
+    return ConflictError(
+        f"another writer has added to run {run} since it was opened here: {error}. Only one training loop saves to a run"
+    )

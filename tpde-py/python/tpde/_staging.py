@@ -58,9 +58,7 @@ class Plan:
         for file, offsets in zip(self._files, self._offsets, strict=True):
             stretches: list[Any] = [file.header]
             stretches += [
-                (staging, offset, array.len_bytes)
-                for array, offset in zip(file.arrays, offsets, strict=True)
-                if array.len_bytes
+                (staging, offset, array.len_bytes) for array, offset in zip(file.arrays, offsets, strict=True) if array.len_bytes
             ]
             files.append((file.path, stretches))
         states = [snapshot.state for snapshot in self._snapshots]

@@ -151,6 +151,37 @@ class Saved:
         return tensor
 
 
+def check(component: Any, state: Any, name: str) -> None:
+    """Refuses a state that does not fit, before any component is touched; what has rules of its own tells when it is loaded.
+
+    Raises :class:`InputError`, with the names or shapes that do not fit.
+    """
+    torch = _arrays.torch_or_none()
+    if torch is None or not isinstance(component, torch.nn.Module) or not isinstance(state, Mapping):
+        return
+    if type(component).load_state_dict is not torch.nn.Module.load_state_dict or any(
+        module._load_state_dict_pre_hooks for module in component.modules()
+    ):
+        return
+    live = component.state_dict()
+    lacking, unknown = [key for key in live if key not in state], [key for key in state if key not in live]
+    hint = "Build the model as it was when the checkpoint was saved, or leave it out"
+    if lacking or unknown:
+        what = [f"the checkpoint lacks {some(lacking)}"] * bool(lacking) + [f"the module lacks {some(unknown)}"] * bool(unknown)
+        raise InputError(f"{name}: {' and '.join(what)}. {hint}")
+    for key, value in live.items():
+        saved = state[key]
+        if isinstance(value, torch.Tensor) and isinstance(saved, torch.Tensor) and value.shape != saved.shape:
+            raise InputError(
+                f"{name}.{key}: its shape is {tuple(saved.shape)} in the checkpoint and {tuple(value.shape)} in the module. {hint}"
+            )
+
+
+def some(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def apply(component: Any, state: Any, name: str) -> None:
     """Gives a component its state back.
 
@@ -177,7 +208,7 @@ def apply(component: Any, state: Any, name: str) -> None:
 
 
 def _undo_casts(component: Any, state: Any) -> None:
-    """torch's optimizers cast what they load to the dtype of the parameter: puts the saved values back where one did."""
+    """Torch's optimizers cast what they load to the dtype of the parameter: puts the saved values back where one did."""
     torch = _arrays.torch_or_none()
     if torch is None or not isinstance(component, torch.optim.Optimizer) or not isinstance(state, dict):
         return
@@ -188,9 +219,9 @@ def _undo_casts(component: Any, state: Any) -> None:
         if not isinstance(saved, dict) or not isinstance(live, dict):
             continue
         for key, value in saved.items():
-            if isinstance(value, torch.Tensor) and isinstance(live.get(key), torch.Tensor):
-                if live[key].dtype != value.dtype:
-                    live[key] = value.to(live[key].device)
+            now = live.get(key)
+            if isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor) and now.dtype != value.dtype:
+                live[key] = value.to(now.device)
 
 
 def shown(checkpoint: Checkpoint) -> str:

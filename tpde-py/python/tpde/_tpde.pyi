@@ -5,9 +5,21 @@ from collections.abc import Sequence
 from typing import Any, final
 
 __version__: str
+__all__ = [
+    "Checkpoint",
+    "File",
+    "SaveReport",
+    "Staging",
+    "Store",
+    "Tensor",
+    "__version__",
+    "check_metrics",
+    "cli",
+]
 
 def cli(typed: Sequence[str]) -> int: ...
-def check_metrics(metrics: dict[str, float]) -> None: ...
+def check_metrics(numbers: dict[str, float]) -> None: ...
+
 @final
 class Staging:
     def __new__(cls, len_bytes: int, threads: int) -> Staging: ...

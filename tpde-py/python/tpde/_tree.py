@@ -81,7 +81,7 @@ class _Writer:
         self.above: set[int] = set()
 
     def write(self, value: Any, path: str, keys: tuple[str, ...]) -> Any:
-        if value is None or isinstance(value, (bool, str)) and type(value) in (bool, str):
+        if value is None or (isinstance(value, (bool, str)) and type(value) in (bool, str)):
             return value
         if type(value) is int:
             return value
@@ -123,7 +123,10 @@ class _Writer:
             return {key: self.write(item, f"{path}.{key}", (*keys, key)) for key, item in value.items()}
         if kind in (dict, OrderedDict, Counter):
             pairs = [
-                [self.write(key, f"{path} key {key!r}", (*keys, f"key {i}")), self.write(item, f"{path}[{key!r}]", (*keys, str(key)))]
+                [
+                    self.write(key, f"{path} key {key!r}", (*keys, f"key {i}")),
+                    self.write(item, f"{path}[{key!r}]", (*keys, str(key))),
+                ]
                 for i, (key, item) in enumerate(value.items())
             ]
             # A state_dict is an OrderedDict that carries versions of its modules beside its items.
@@ -199,7 +202,8 @@ class _Reader:
             ) from error
 
     def _kind(self, node: dict[str, Any], path: str) -> Any:
-        kind, value = node[_KIND], node.get("v")
+        kind: str = node[_KIND]
+        value: Any = node.get("v")
         if kind == "array":
             return self.array(value, node["lib"], node.get("was"))
         if kind == "float":
@@ -208,10 +212,12 @@ class _Reader:
             pairs = [(self.read(key, path), self.read(item, f"{path}[{key!r}]")) for key, item in value]
             if self.allow_pickle is None:
                 return None
-            made = {"dict": dict, "OrderedDict": OrderedDict}.get(kind, Counter)(dict(pairs) if kind == "Counter" else pairs)
-            if "_metadata" in node:
-                made._metadata = self.read(node["_metadata"], path)
-            return made
+            if kind == "OrderedDict":
+                ordered: Any = OrderedDict(pairs)
+                if "_metadata" in node:
+                    ordered._metadata = self.read(node["_metadata"], path)
+                return ordered
+            return Counter(dict(pairs)) if kind == "Counter" else dict(pairs)
         if kind in ("tuple", "deque", "set", "frozenset"):
             items = self.read(value, path)
             if self.allow_pickle is None:

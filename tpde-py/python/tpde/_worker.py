@@ -104,7 +104,7 @@ class Worker:
                 job = self._jobs[0]
             try:
                 job.work()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the training loop is told
+            except BaseException as error:
                 job.error = error
             with self._changed:
                 self._jobs.popleft()
