@@ -113,8 +113,8 @@ class Run:
         self._keep = keep
         self._copy_threads = threads or os.cpu_count() or 1
         self._on_busy = on_busy
-        self._pool = Pool(staging_bytes, self._copy_threads)
         self._worker = Worker(name)
+        self._pool = Pool(staging_bytes, self._copy_threads, self._worker.changed)
         self._ranks = _ranks.here(on_busy)
         # Also says now that a name is none, or a store cannot be read.
         self._tip = store.tip(name)

@@ -69,12 +69,13 @@ class Pool:
     """Staging buffers, of no more bytes together than a budget.
 
     * ``budget``: in bytes; ``None`` for one buffer, as large as the state.
+    * ``changed``: what the worker that gives buffers back is guarded by.
     """
 
-    def __init__(self, budget: int | None, threads: int) -> None:
+    def __init__(self, budget: int | None, threads: int, changed: threading.Condition) -> None:
         self.budget = budget
         self.threads = threads
-        self.changed = threading.Condition()
+        self.changed = changed
         self._free: list[Staging] = []
         self._taken: list[Staging] = []
 

@@ -33,7 +33,9 @@ class Worker:
         self._name = name
         self._jobs: deque[Job] = deque()
         self._failed: list[Job] = []
-        self._changed = threading.Condition()
+        #: Guards everything here, and what others hand to a job: a signal's handler that waits for the jobs lets go of it, wherever in the
+        #: main thread it was called.
+        self.changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
         self._is_closed = False
         _exit.watch(self)
@@ -48,7 +50,7 @@ class Worker:
 
     def raise_failed(self) -> None:
         """Raises the error of the first job that failed and was not asked about."""
-        with self._changed:
+        with self.changed:
             untold = [job for job in self._failed if not job.is_told]
             self._failed.clear()
         for job in untold:
@@ -58,27 +60,27 @@ class Worker:
 
     def is_busy(self) -> bool:
         """Whether a job is not done yet."""
-        with self._changed:
+        with self.changed:
             return bool(self._jobs)
 
     def put(self, job: Job) -> None:
         """Hands a job over."""
-        with self._changed:
+        with self.changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"tpde {self._name}", daemon=True)
                 self._thread.start()
             self._jobs.append(job)
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def wait(self) -> None:
         """Returns once every job is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._jobs)
+        with self.changed:
+            self.changed.wait_for(lambda: not self._jobs)
 
     def drain(self) -> list[BaseException]:
         """Waits for every job; gives the errors that nobody was told of."""
         self.wait()
-        with self._changed:
+        with self.changed:
             untold = [job for job in self._failed if not job.is_told]
             self._failed.clear()
         for job in untold:
@@ -90,14 +92,14 @@ class Worker:
         if os.getpid() != self.pid:
             return
         self.wait()
-        with self._changed:
+        with self.changed:
             self._is_closed = True
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._is_closed)
+            with self.changed:
+                self.changed.wait_for(lambda: self._jobs or self._is_closed)
                 if not self._jobs:
                     return
                 # It stays in the queue until it is done: whoever waits for an empty queue waits for it.
@@ -106,11 +108,11 @@ class Worker:
                 job.work()
             except BaseException as error:
                 job.error = error
-            with self._changed:
+            with self.changed:
                 self._jobs.popleft()
                 if job.error is not None:
                     self._failed.append(job)
                 job.done.set()
-                self._changed.notify_all()
+                self.changed.notify_all()
             # Nothing of a job outlives it here: its buffers are the next one's.
             del job
