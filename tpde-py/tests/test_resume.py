@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 import tpde
-from common import finished, open_run, packs, python
+from common import open_run, packs, python
 from training import Loop
 
 STEPS = 60
@@ -215,11 +215,3 @@ def test_generators(tmp_path: Path) -> None:
         assert run.resume(rng=True) == 1
         assert [draw() for _ in range(5)] == expected
 
-
-def test_the_loss_spike_example(tmp_path: Path) -> None:
-    """The example that undoes a loss spike does."""
-    example = Path(__file__).parents[2] / "examples" / "undo_spike.py"
-    process = python(
-        f"import runpy, sys; sys.argv = ['undo_spike.py', {str(tmp_path)!r}]; runpy.run_path({str(example)!r}, run_name='__main__')"
-    )
-    assert "spike" in finished(process)

@@ -240,6 +240,36 @@ def test_ends_of_a_process(tmp_path: Path, end: str, code: int) -> None:
         assert [row["step"] for row in run.log()] == [3, 2, 1, 0]
 
 
+def test_sigterm_at_any_moment(tmp_path: Path) -> None:
+    """SIGTERM in the middle of a save, or while one waits for another, ends the process as a signal does; every step that was handed over is
+    there, and none beyond."""
+    code = """
+        import sys
+        import numpy as np, tpde
+        run = tpde.open(sys.argv[1], run="run", staging_bytes=3_000_000)
+        w = np.random.default_rng(0).normal(size=100_000)
+        for step in range(100_000):
+            w[step % len(w)] += 1
+            run.save(step, model={"w": w})
+            print(step, flush=True)
+    """
+    for steps in (1, 2, 5, 9):
+        folder = tmp_path / str(steps)
+        with python(code, folder / "store") as process:
+            for line in process.stdout:
+                if int(line) == steps:
+                    process.send_signal(signal.SIGTERM)
+                    break
+            printed = [int(line) for line in process.stdout]
+            assert process.wait() == -signal.SIGTERM, process.stderr.read()
+        handed_over = printed[-1] if printed else steps
+        with open_run(folder) as run:
+            newest = run.log()[0]["step"]
+            assert [row["step"] for row in run.log()] == list(range(newest, -1, -1))
+        # The last may have been handed over and not yet printed.
+        assert newest in (handed_over, handed_over + 1)
+
+
 def test_the_callers_own_sigterm_handler(tmp_path: Path) -> None:
     """A handler that was there before the run was opened is still called, after the flush."""
     code = """
