@@ -27,7 +27,7 @@ from tpde._errors import (
     TpdeError,
 )
 from tpde._keep import Keep
-from tpde._load import Lazy, LazyTensor, load, load_into, store_of
+from tpde._load import Lazy, LazyTensor, load, load_into, open_store, store_of
 from tpde._run import Handle, Run
 from tpde._tpde import Store, __version__
 
@@ -86,7 +86,7 @@ def open(  # noqa: A001 - the verb of the thing, as in gzip.open
     Raises :class:`tpde.InputError`, :class:`tpde.NotFoundError` or :class:`tpde.BackendError` for a place that is none.
     """
     cores = os.cpu_count() or 1
-    store = Store.open(os.fspath(location), create, threads or max(1, cores // 4))
+    store = open_store(location, create, threads or max(1, cores // 4))
     return Run(store, run, keep, copy_threads, staging_bytes, on_busy)
 
 
