@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 import traceback
@@ -61,7 +62,7 @@ def run_ranks(folder: Path, of: int, work: Callable[..., Any], *args: Any) -> li
             for pipe in ready:
                 rank = open_pipes.pop(pipe)  # type: ignore[call-overload]
                 try:
-                    said[rank] = pipe.recv()  # type: ignore[union-attr]
+                    said[rank] = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
                 except EOFError:
                     pass
         for process in processes:
@@ -99,7 +100,8 @@ def _rank(
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=of)
         said: tuple[Any, str | None] = (work(rank, *args), None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the test is told
         said = (None, traceback.format_exc())
-    pipe.send(said)
+    # By value: tensors that are sent otherwise are gone with the process.
+    pipe.send_bytes(pickle.dumps(said))
     pipe.close()

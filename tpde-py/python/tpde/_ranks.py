@@ -134,7 +134,7 @@ class Rank:
         error: BaseException | None = None
         try:
             given = work()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the others wait to be told
             error = raised
         about = repr(same(given)) if same is not None and error is None else None
         try:
