@@ -52,7 +52,8 @@ $(PY_STAMP): requirements-python.txt | tools
 # The wheel as a user builds it, then everything that is said of it; a framework that is not there is a failure here.
 test-python: tools fixtures $(PY_STAMP) ## The Python package: wheel, stubs, types, tests with PyTorch and its trainers
 	PATH="$(PY_VENV)/bin:$$PATH" pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./tpde-py
-	cd tpde-py && $(PY_VENV)/bin/ruff format --check . ../examples && $(PY_VENV)/bin/ruff check . ../examples
+	cd tpde-py && $(PY_VENV)/bin/ruff format --check . && $(PY_VENV)/bin/ruff check .
+	$(PY_VENV)/bin/ruff check --config tpde-py/pyproject.toml examples benches/python && $(PY_VENV)/bin/ruff format --check --config tpde-py/pyproject.toml examples benches/python
 	cd tpde-py && $(PY_VENV)/bin/python -m mypy python && $(PY_VENV)/bin/python -m mypy.stubtest tpde._tpde
 	cd tpde-py && TPDE_REQUIRE_FRAMEWORKS=1 $(PY_VENV)/bin/python -m pytest
 

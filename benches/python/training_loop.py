@@ -46,26 +46,33 @@ class State:
     def step(self) -> None:
         """One update of Adam, with gradients that are noise of another scale in every row."""
         for name, master in self.masters.items():
-            gradient = torch.randn(master.shape, generator=self.generator) * torch.rand(MATRIX, 1, generator=self.generator) * 1e-3
+            gradient = (
+                torch.randn(master.shape, generator=self.generator) * torch.rand(MATRIX, 1, generator=self.generator) * 1e-3
+            )
             self.first[name].lerp_(gradient, 0.1)
             self.second[name].mul_(0.95).addcmul_(gradient, gradient, value=0.05)
             master.addcdiv_(self.first[name], self.second[name].sqrt().add_(1e-8), value=-LEARNING_RATE)
             self.weights[name].copy_(master)
 
     def model(self) -> dict[str, torch.Tensor]:
+        """What the model has."""
         return self.weights
 
     def optimizer(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What the optimizer has."""
         return {"master": self.masters, "exp_avg": self.first, "exp_avg_sq": self.second}
 
     def nested(self) -> dict[str, Any]:
+        """All of it, as torch.save and DCP take it."""
         return {"model": self.model(), "optimizer": self.optimizer()}
 
     def flat(self) -> dict[str, torch.Tensor]:
+        """All of it, as safetensors takes it."""
         parts = {"model": self.weights, **{f"optimizer.{kind}": part for kind, part in self.optimizer().items()}}
         return {f"{kind}.{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
 
     def nbytes(self) -> int:
+        """Its bytes."""
         return sum(tensor.nbytes for tensor in self.flat().values())
 
 
@@ -143,6 +150,7 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def row(name: str, *values: str) -> None:
+    """Prints a row of the table."""
     print(f"| {name:<34} | " + " | ".join(f"{value:>12}" for value in values) + " |", flush=True)
 
 
@@ -197,7 +205,7 @@ def others(state: State, folder: Path) -> None:
     """The other tools, one save and one load each."""
 
     def measured(name: str, save: Callable[[Path], Any], load: Callable[[Path], Any]) -> None:
-        at = folder / name.split()[0]
+        at = folder / name.split(maxsplit=1)[0]
         at.mkdir()
         os.sync()
         began = time.perf_counter()
@@ -253,7 +261,9 @@ def small_run(folder: Path, steps: int) -> None:
         handle.wait()
         raw = sum(entry["raw_bytes"] for entry in run.log())
     stored = folder_bytes(folder)
-    print(f"{steps} consecutive steps of a small run: {raw / 1e6:.1f} MB of copies, {stored / 1e6:.1f} MB stored, {raw / stored:.2f} times smaller")
+    print(
+        f"{steps} consecutive steps of a small run: {raw / 1e6:.1f} MB of copies, {stored / 1e6:.1f} MB stored, {raw / stored:.2f} times smaller"
+    )
 
 
 def main() -> None:

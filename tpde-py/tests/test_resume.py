@@ -214,4 +214,3 @@ def test_generators(tmp_path: Path) -> None:
         expected = [draw() for _ in range(5)]
         assert run.resume(rng=True) == 1
         assert [draw() for _ in range(5)] == expected
-

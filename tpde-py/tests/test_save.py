@@ -242,7 +242,8 @@ def test_ends_of_a_process(tmp_path: Path, end: str, code: int) -> None:
 
 def test_sigterm_at_any_moment(tmp_path: Path) -> None:
     """SIGTERM in the middle of a save, or while one waits for another, ends the process as a signal does; every step that was handed over is
-    there, and none beyond."""
+    there, and none beyond.
+    """
     code = """
         import sys
         import numpy as np, tpde

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tpde import _ranks
 from tpde._errors import (
     BackendError,
     CancelledError,
@@ -27,7 +28,7 @@ from tpde._errors import (
     TpdeError,
 )
 from tpde._keep import Keep
-from tpde._load import Lazy, LazyTensor, load, load_into, store_of
+from tpde._load import Lazy, LazyTensor, load, load_into, open_store, store_of
 from tpde._run import Handle, Run
 from tpde._tpde import Store, __version__
 
@@ -70,6 +71,8 @@ def open(
     copy_threads: int | None = None,
     staging_bytes: int | None = None,
     on_busy: str = "wait",
+    rank_timeout_s: float = _ranks.TIMEOUT_S,
+    alone: bool = False,
 ) -> Run:
     """Opens a run of a store, to save to and to resume from.
 
@@ -81,13 +84,21 @@ def open(
     * ``staging_bytes``: most bytes of copies that wait to be stored; by default those of one state.
     * ``on_busy``: what a save does while there is no room for another copy: ``"wait"``, or ``"skip"`` the step.
 
+    * ``rank_timeout_s``: longest that ranks of ``torch.distributed`` wait for one another: rank 0 for the others' parts of a save, which is
+      not committed without them, and each for all when they open and resume.
+    * ``alone``: this process saves by itself, whatever ``torch.distributed`` says: for a run that only one rank opens.
+
     With ``torch.distributed``, every rank opens the run, and saves and resumes at the same steps.
 
     Raises :class:`tpde.InputError`, :class:`tpde.NotFoundError` or :class:`tpde.BackendError` for a place that is none.
     """
-    cores = os.cpu_count() or 1
-    store = Store.open(os.fspath(location), create, threads or max(1, cores // 4))
-    return Run(store, run, keep, copy_threads, staging_bytes, on_busy)
+    ranks = _ranks.here(rank_timeout_s, alone)
+
+    def opened() -> Run:
+        store = open_store(location, create, threads or max(1, (os.cpu_count() or 1) // 4))
+        return Run(store, run, keep, copy_threads, staging_bytes, on_busy, ranks)
+
+    return ranks.together(opened, same=lambda run: run.name)
 
 
 def log(run: str, most: int | None = None, *, store: _Place = None) -> list[dict[str, Any]]:

@@ -48,6 +48,11 @@ def torch_or_none() -> Any:
     return sys.modules.get("torch")
 
 
+def code_of(dtype: Any) -> str | None:
+    """What safetensors calls a dtype of torch; ``None`` if it has no name for it."""
+    return _CODES.get(str(dtype).removeprefix("torch."))
+
+
 def look(value: Any, path: str) -> Array | None:
     """``value`` as an array to be saved; ``None`` if it is none.
 

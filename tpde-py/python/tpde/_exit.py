@@ -44,20 +44,23 @@ def _take_sigterm() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def _finish(why: str) -> None:
-    for worker in list(_workers):
-        if worker.pid != os.getpid():
-            continue
+def _finish(why: str, hurry: bool) -> None:
+    mine = [worker for worker in _workers if worker.pid == os.getpid()]
+    for worker in mine:
+        if hurry:
+            worker.hurry()
+    for worker in mine:
         for error in worker.drain():
             print(f"tpde: {why}, a save failed: {error}", file=sys.stderr, flush=True)
 
 
 def _at_exit() -> None:
-    _finish("at exit")
+    # After an error that nobody caught, other ranks may have ended, too.
+    _finish("at exit", hurry=getattr(sys, "last_value", None) is not None)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    _finish("on SIGTERM")
+    _finish("on SIGTERM", hurry=True)
     if callable(_previous):
         _previous(number, frame)
     elif _previous == signal.SIG_DFL:

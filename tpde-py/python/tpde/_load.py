@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tpde import _arrays, _state
-from tpde._errors import InputError, NotFoundError
+from tpde._errors import ConflictError, InputError, NotFoundError
 from tpde._tpde import Checkpoint, Store, Tensor
 
 _FRAMEWORKS = ("torch", "numpy", "jax")
@@ -20,6 +20,15 @@ _FRAMEWORKS = ("torch", "numpy", "jax")
 @lru_cache(maxsize=16)
 def _opened(location: str, pid: int) -> Store:
     return Store.open(location, False, 0)
+
+
+def open_store(location: str | os.PathLike[str], create: bool, threads: int) -> Store:
+    """A store, made there if there is none and ``create`` says so, whoever else does the same at this moment."""
+    try:
+        return Store.open(os.fspath(location), create, threads)
+    except ConflictError:
+        # Somebody made it after this one had found none.
+        return Store.open(os.fspath(location), False, threads)
 
 
 def store_of(store: Store | str | os.PathLike[str] | None) -> Store:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from tpde import _ranks, _state
+from tpde import _state
 from tpde._errors import ConflictError, CorruptError, InputError, OutcomeUnknownError
 from tpde._keep import Keep
 from tpde._load import Lazy, load, load_into
+from tpde._ranks import Alone, Rank
 from tpde._rng import GlobalRng
 from tpde._staging import Plan, Pool
 from tpde._state import Saved
@@ -45,7 +46,7 @@ class Handle:
         return self._job is None or self._job.done.is_set()
 
     def wait(self, timeout: float | None = None) -> Handle:
-        """Waits until it is committed.
+        """Waits until it is committed; on other ranks than 0, until this rank's part is stored.
 
         Raises what it failed with, or :class:`TimeoutError` after ``timeout`` seconds.
         """
@@ -103,9 +104,12 @@ class Run:
         threads: int | None = None,
         staging_bytes: int | None = None,
         on_busy: str = "wait",
+        ranks: Alone | Rank | None = None,
     ) -> None:
         if on_busy not in ("wait", "skip"):
             raise InputError(f'on_busy is {on_busy!r}. It is "wait" or "skip"')
+        if on_busy == "skip" and isinstance(ranks, Rank):
+            raise InputError('on_busy="skip" would let ranks skip different steps. With several ranks it is "wait"')
         if staging_bytes is not None and staging_bytes < 1:
             raise InputError(f"staging_bytes is {staging_bytes}. Give it the bytes of at least one state, or None")
         self._store = store
@@ -113,9 +117,9 @@ class Run:
         self._keep = keep
         self._copy_threads = threads or os.cpu_count() or 1
         self._on_busy = on_busy
-        self._worker = Worker(name)
+        self._ranks = ranks or Alone()
+        self._worker = Worker(name, self._ranks.hurry)
         self._pool = Pool(staging_bytes, self._copy_threads, self._worker.changed)
-        self._ranks = _ranks.here(on_busy)
         # Also says now that a name is none, or a store cannot be read.
         self._tip = store.tip(name)
         self._own: set[str] = set()
@@ -158,8 +162,11 @@ class Run:
         Raises :class:`tpde.InputError` for what cannot be saved, and whatever an earlier save failed with.
         """
         began = time.perf_counter()
-        self._worker.check()
         step = _step(step)
+        # First of all: a rank whose save fails here must not count its later ones otherwise than the others do.
+        word = self._ranks.word(step)
+        self._worker.check()
+        _check_sharded(sharded, components)
         handle = Handle(step)
         options = {
             "metrics": _metrics(metrics),
@@ -195,7 +202,7 @@ class Run:
 
         def work() -> None:
             try:
-                handle._report = self._store_files(files, step, options)
+                handle._report = self._store_files(files, step, word, options)
             finally:
                 files.clear()
                 self._pool.give_back(staging)
@@ -207,15 +214,15 @@ class Run:
         handle.stall_s = time.perf_counter() - began
         return handle
 
-    def _store_files(self, files: list[Any], step: int, options: dict[str, Any]) -> SaveReport | None:
+    def _store_files(self, files: list[Any], step: int, word: str, options: dict[str, Any]) -> SaveReport | None:
         """Stores and commits, unless another writer has added to the run."""
         while True:
             options["expect_parent"] = self._tip or ""
             try:
-                report = self._ranks.save(self._store, files, self._name, step, options)
+                report = self._ranks.save(self._store, files, self._name, step, word, options)
             except OutcomeUnknownError:
                 # The same again is harmless, and tells.
-                report = self._ranks.save(self._store, files, self._name, step, options)
+                report = self._ranks.save(self._store, files, self._name, step, word, options)
             except ConflictError as error:
                 tip = self._store.tip(self._name)
                 # Somebody forgot our newest: an older one of ours is no other writer's.
@@ -254,23 +261,29 @@ class Run:
         * ``components``, ``sharded``: as they were saved; more may have been saved. A dict or a list gets its items back.
         * ``default``: what to return if the run has no checkpoints yet.
 
+        With several ranks, all go on from the same checkpoint: the newest that every one of them can read.
+
         Raises :class:`tpde.InputError` for a component that was not saved, or that does not take its state;
-        :class:`tpde.CorruptError` if no checkpoint of the run can be read.
+        :class:`tpde.CorruptError` if no checkpoint of the run can be read. What one rank raises, all raise.
         """
-        self._check_idle()
-        # Who resumes takes over what is there.
-        self._tip = self._store.tip(self._name)
+
+        def taken_over() -> None:
+            self._check_idle()
+            # Who resumes takes over what is there.
+            self._tip = self._store.tip(self._name)
+
+        self._ranks.together(taken_over)
         errors: list[str] = []
-        for commit in self._newest_first():
-            reference = f"{self._name}@{commit['step']}"
+        # Rank 0 says which checkpoint is tried next, so that all try the same one.
+        steps = self._newest_first()
+        while (step := self._ranks.of_first(lambda: next(steps, None))) is not None:
             try:
-                self._take(reference, components, rng, sharded, allow_pickle)
+                self._take(step, components, rng, sharded, allow_pickle)
             except CorruptError as error:
-                errors.append(f"{reference}: {error}")
+                errors.append(f"{self._name}@{step}: {error}")
                 warnings.warn(f"passed over a checkpoint that cannot be read: {errors[-1]}", stacklevel=2)
                 continue
-            self._redone_above = commit["step"]
-            return int(commit["step"]) + 1
+            return step + 1
         if errors:
             raise CorruptError(
                 f"none of the {len(errors)} checkpoints of {self._name} can be read. "
@@ -293,17 +306,20 @@ class Run:
 
         Raises :class:`tpde.NotFoundError` if the run has no such step; otherwise as :meth:`resume`, touching nothing.
         """
-        self._check_idle()
-        step = _step(step)
-        self._take(f"{self._name}@{step}", components, rng, sharded, allow_pickle)
-        self._redone_above = step
+
+        def checked() -> int:
+            self._check_idle()
+            return _step(step)
+
+        step = self._ranks.together(checked, same=lambda step: step)
+        self._take(step, components, rng, sharded, allow_pickle)
         return step + 1
 
-    def _newest_first(self) -> Iterator[dict[str, Any]]:
-        """The checkpoints of the run; more than one is asked for only if more than one is looked at."""
+    def _newest_first(self) -> Iterator[int]:
+        """The steps of the run; more than one is asked for only if more than one is looked at."""
         if self._tip is not None:
-            yield from self._store.log(self._name, 1)
-            yield from self._store.log(self._name, None)[1:]
+            yield from (int(row["step"]) for row in self._store.log(self._name, 1))
+            yield from (int(row["step"]) for row in self._store.log(self._name, None)[1:])
 
     def _check_idle(self) -> None:
         self._worker.check()
@@ -312,28 +328,39 @@ class Run:
 
     def _take(
         self,
-        reference: str,
+        step: int,
         components: Mapping[str, Any],
         rng: bool,
         sharded: tuple[str, ...],
         allow_pickle: bool,
     ) -> None:
-        """Reads everything, then gives each component its state; the generators last, for the others may draw."""
+        """Reads everything, on all ranks, then gives each component its state; the generators last, for the others may draw."""
         wanted = {name: component for name, component in components.items() if component is not None}
-        if rng:
-            _refuse_own_rng(wanted)
-            wanted[_RNG] = GlobalRng()
-        if not wanted:
-            raise InputError(f"{reference}: there is nothing to load into. Pass model=..., optimizer=... or others")
-        checkpoint = self._store.checkpoint(reference)
-        states: dict[str, Any] = {}
-        for folder, names in self._ranks.folders(list(wanted), sharded).items():
-            if names:
-                states.update(Saved(checkpoint, folder).load(names, allow_pickle))
-        for name, component in wanted.items():
-            _state.check(component, states[name], name)
-        for name, component in wanted.items():
-            _state.apply(component, states.pop(name), name)
+
+        def read() -> tuple[str, dict[str, Any]]:
+            _check_sharded(sharded, components)
+            if rng:
+                _refuse_own_rng(wanted)
+                wanted[_RNG] = GlobalRng()
+            if not wanted:
+                raise InputError(f"{self._name}@{step}: there is nothing to load into. Pass model=..., optimizer=... or others")
+            checkpoint = self._store.checkpoint(f"{self._name}@{step}")
+            states: dict[str, Any] = {}
+            for folder, names in self._ranks.find(checkpoint, list(wanted), sharded).items():
+                if names:
+                    states.update(Saved(checkpoint, folder).load(names, allow_pickle))
+            for name, component in wanted.items():
+                _state.check(component, states[name], name)
+            return checkpoint.commit, states
+
+        _, states = self._ranks.together(read, same=lambda read: read[0])
+
+        def apply() -> None:
+            for name, component in wanted.items():
+                _state.apply(component, states.pop(name), name)
+
+        self._ranks.together(apply)
+        self._redone_above = step
 
     def load(self, reference: str | int = "latest", **options: Any) -> dict[str, Any]:
         """Tensors of a checkpoint of this run; see :func:`tpde.load`."""
@@ -372,6 +399,7 @@ class Run:
         """Waits for the saves that are going on and ends the run's thread; raises what one of them failed with."""
         self._worker.close()
         self._pool.drop()
+        self._ranks.close()
         self._worker.raise_failed()
 
     def __enter__(self) -> Run:
@@ -381,8 +409,10 @@ class Run:
         if error is None:
             self.close()
             return
-        # What went wrong in the loop is what its caller wants to see.
+        # What went wrong in the loop is what its caller wants to see, and soon.
+        self._ranks.hurry()
         self._worker.close()
+        self._ranks.close()
         for failed in self._worker.drain():
             error.add_note(f"tpde: a save failed, too: {failed}")
 
@@ -409,6 +439,14 @@ def _metrics(metrics: Mapping[str, float] | None) -> dict[str, float]:
             raise InputError(f"metric {name}: {value!r} is no number. Pass what float() takes") from error
     check_metrics(numbers)
     return numbers
+
+
+def _check_sharded(sharded: tuple[str, ...], components: Mapping[str, Any]) -> None:
+    if isinstance(sharded, str):
+        raise InputError(f"sharded is a tuple of names: ({sharded!r},)")
+    unknown = [name for name in sharded if name not in components]
+    if unknown:
+        raise InputError(f"sharded: {', '.join(unknown)} is none of the components. They are: {', '.join(components) or 'none'}")
 
 
 def _refuse_own_rng(components: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ def capture(components: Mapping[str, Any], folder: str = "", allow_pickle: bool 
         trees[name] = flattened.tree
         if flattened.arrays:
             arrays = list(flattened.arrays.values())
-            files.append(ArrayFile(f"{folder}{name}.safetensors", _header(flattened.arrays), arrays))
+            files.append(ArrayFile(f"{folder}{name}.safetensors", header(flattened.arrays), arrays))
     state = {"format": FORMAT, "components": trees}
     text = json.dumps(state, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return Snapshot(files, (folder + STATE_FILE, text.encode("utf-8", "surrogatepass")))
@@ -77,7 +77,7 @@ def state_of(component: Any, name: str) -> Any:
     raise InputError(f"{name}: {type(component).__name__} has no state_dict. {hint}")
 
 
-def _header(arrays: Mapping[str, Array]) -> bytes:
+def header(arrays: Mapping[str, Array]) -> bytes:
     """A safetensors header for arrays that follow one another in this order."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0

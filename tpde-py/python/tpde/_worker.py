@@ -28,8 +28,10 @@ class Worker:
     A job that fails does not keep the next from being tried; its error waits for the next call of the training loop.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hurry: Callable[[], None]) -> None:
+        """* ``hurry``: tells the jobs that the process is about to end."""
         self.pid = os.getpid()
+        self.hurry = hurry
         self._name = name
         self._jobs: deque[Job] = deque()
         self._failed: list[Job] = []
