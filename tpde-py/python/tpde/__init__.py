@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tpde._commit import open_to_save
 from tpde._errors import (
     BackendError,
     CancelledError,
@@ -85,9 +86,7 @@ def open(
 
     Raises :class:`tpde.InputError`, :class:`tpde.NotFoundError` or :class:`tpde.BackendError` for a place that is none.
     """
-    cores = os.cpu_count() or 1
-    store = Store.open(os.fspath(location), create, threads or max(1, cores // 4))
-    return Run(store, run, keep, copy_threads, staging_bytes, on_busy)
+    return Run(open_to_save(location, create, threads), run, keep, copy_threads, staging_bytes, on_busy)
 
 
 def log(run: str, most: int | None = None, *, store: _Place = None) -> list[dict[str, Any]]:

@@ -1,0 +1,42 @@
+"""The newest checkpoint of a run that can be read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tpde._errors import CorruptError
+from tpde._tpde import Store
+
+
+def take_newest(store: Store, run: str, take: Callable[[str], None]) -> int | None:
+    """Reads the newest checkpoint of a run; one that is damaged is passed over, with a warning, for the one before.
+
+    * ``take``: reads the checkpoint of a reference; raises :class:`CorruptError`, having changed nothing, if it is damaged.
+
+    Gives the step; ``None`` if the run has no checkpoints. Raises :class:`CorruptError` if none can be read.
+    """
+    errors: list[str] = []
+    for commit in _newest_first(store, run):
+        reference = f"{run}@{commit['step']}"
+        try:
+            take(reference)
+        except CorruptError as error:
+            errors.append(f"{reference}: {error}")
+            warnings.warn(f"passed over a checkpoint that cannot be read: {errors[-1]}", stacklevel=3)
+            continue
+        return int(commit["step"])
+    if errors:
+        raise CorruptError(
+            f"none of the {len(errors)} checkpoints of {run} can be read. "
+            f"Run `tpde verify` and `tpde repair packs`. The newest: {errors[0]}"
+        )
+    return None
+
+
+def _newest_first(store: Store, run: str) -> Iterator[dict[str, Any]]:
+    """The checkpoints of a run; more than one is asked for only if more than one is looked at."""
+    if store.tip(run) is not None:
+        yield from store.log(run, 1)
+        yield from store.log(run, None)[1:]
