@@ -136,3 +136,18 @@ def numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
             raise InputError(f"metric {name}: {value!r} is no number. Pass what float() takes") from error
     check_metrics(floats)
     return floats
+
+
+def storable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of a trainer's numbers that a checkpoint can have: the first of too many, by names that a store takes.
+
+    For numbers that nobody chose to save; :func:`numbers` is for those that somebody passes.
+    """
+    chosen: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            check_metrics({**chosen, name: value})
+        except InputError:
+            continue
+        chosen[name] = value
+    return chosen

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from tpde import _arrays
 from tpde._errors import InputError, NotFoundError
@@ -22,6 +22,8 @@ from tpde._tpde import SaveReport, Store
 _OWN = ("rng", "dataloader")
 #: Longest that rank 0 waits for the parts of the others, in seconds.
 _PATIENCE_S = 1800.0
+
+_T = TypeVar("_T")
 
 
 class Alone:
@@ -97,14 +99,45 @@ def here(on_busy: str) -> Alone | Rank:
 
     Raises :class:`InputError` if ranks could skip different saves.
     """
-    torch = _arrays.torch_or_none()
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return Alone()
-    distributed = torch.distributed
-    if distributed.get_world_size() == 1:
+    distributed = _several()
+    if distributed is None:
         return Alone()
     if on_busy != "wait":
         raise InputError('on_busy="skip" would let ranks skip different steps. With several ranks it is "wait"')
     words = [secrets.token_hex(8)]
     distributed.broadcast_object_list(words, src=0)
     return Rank(distributed.get_rank(), distributed.get_world_size(), words[0])
+
+
+def wait_for_all() -> None:
+    """Returns once every rank has called this."""
+    distributed = _several()
+    if distributed is not None:
+        distributed.barrier()
+
+
+def from_first(work: Callable[[], _T]) -> _T:
+    """What ``work`` gives on rank 0, on every rank, or raises what it raises there. Every rank must call this at once."""
+    distributed = _several()
+    if distributed is None:
+        return work()
+    got: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            got[0] = work()
+        except Exception as error:
+            # Whatever it is, no rank waits for it in vain.
+            got[1] = error
+    distributed.broadcast_object_list(got, src=0)
+    if got[1] is not None:
+        raise got[1]
+    result: _T = got[0]
+    return result
+
+
+def _several() -> Any:
+    """``torch.distributed``, if this process is one of several; ``None`` if it trains by itself."""
+    torch = _arrays.torch_or_none()
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed if torch.distributed.get_world_size() > 1 else None
