@@ -197,50 +197,47 @@ def test_killed_and_resumed_is_exact(tmp_path: Path, uninterrupted: bytes) -> No
 
 
 RANK = """
-    import sys
+    import shutil, sys
     from pathlib import Path
     from test_hf import bits, saver, trainer
+    from tpde import _ranks
 
-    folder = Path(sys.argv[1])
-    callback = saver(folder)
     # A schedule that does not depend on where the training ends.
     options = {"lr_scheduler_type": "constant_with_warmup", "save_steps": 2, "per_device_train_batch_size": 2}
-    made = trainer(folder, callback, max_steps=int(sys.argv[2]), **options)
-    path = callback.restore_latest(folder / "out")
-    made.train(resume_from_checkpoint=path)
-    print(path, bits(made).hex())
+
+    def train(folder, steps, seed=3):
+        callback = saver(folder)
+        made = trainer(folder, callback, max_steps=steps, seed=seed, **options)
+        path = callback.restore_latest(folder / "out")
+        made.train(resume_from_checkpoint=path)
+        return made.args.process_index, path, bits(made)
+
+    folder = Path(sys.argv[1])
+    rank, path, whole = train(folder / "whole", 4)
+    assert path is None
+    train(folder / "parts", 2)
+    _ranks.wait_for_all()
+    if rank == 0:
+        shutil.rmtree(folder / "parts" / "out")
+    _, path, resumed = train(folder / "parts", 4, seed=4)
+    (folder / f"rank-{rank}").write_text(f"{Path(path).name} {'same' if resumed == whole else 'other'} weights")
 """
-
-
-def ranks(folder: Path, steps: int) -> list[list[str]]:
-    """What two ranks print that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    both = [
-        process(
-            RANK, folder, steps, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-        )
-        for rank in range(2)
-    ]
-    printed = []
-    for rank in both:
-        out, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors
-        printed.append(out.split()[-2:])
-    return printed
 
 
 def test_two_ranks(tmp_path: Path) -> None:
     """Rank 0 saves what both ranks wrote, both resume from what it restored, and reach the weights of an uninterrupted training."""
-    whole = ranks(tmp_path / "whole", 4)
-    ranks(tmp_path / "parts", 2)
-    assert steps(tmp_path / "parts") == [2]
-    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(tpde.lazy("run@2", store=tmp_path / "parts" / "store").files)
-    shutil.rmtree(tmp_path / "parts" / "out")
-    resumed = ranks(tmp_path / "parts", 4)
-    assert [path for path, _ in resumed] == [str(tmp_path / "parts" / "out" / "checkpoint-2")] * 2
-    assert {weights for _, weights in resumed} == {weights for _, weights in whole}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [process(RANK, tmp_path, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(2)]
+    for rank in both:
+        errors = rank.communicate(timeout=300)[1]
+        assert rank.returncode == 0, errors
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["checkpoint-2 same weights"] * 2
+    assert steps(tmp_path / "parts") == [2, 4]
+    files = tpde.lazy("run@2", store=tmp_path / "parts" / "store").files
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files)
 
 
 def wait_for(folder: Path, step: int) -> None:
@@ -495,7 +492,9 @@ def test_the_folder_of_links_is_no_checkpoint(tmp_path: Path) -> None:
     assert transformers.trainer_utils.sort_checkpoints(str(tmp_path)) == [str(tmp_path / "checkpoint-5")]
     store = tmp_path / "elsewhere"
     for typed in (["init", store], ["import", tmp_path, "--store", store, "--run", "run", "--yes"]):
-        ran = subprocess.run([sys.executable, "-m", "tpde", *map(str, typed)], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "tpde", *map(str, typed)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
     assert [row["step"] for row in tpde.log("run", store=store)] == [5]
     aside.remove()
