@@ -16,6 +16,7 @@ import os
 from typing import Any
 
 from tpde import _ranks
+from tpde._commit import open_to_save
 from tpde._errors import (
     BackendError,
     CancelledError,
@@ -28,7 +29,7 @@ from tpde._errors import (
     TpdeError,
 )
 from tpde._keep import Keep
-from tpde._load import Lazy, LazyTensor, load, load_into, open_store, store_of
+from tpde._load import Lazy, LazyTensor, load, load_into, store_of
 from tpde._run import Handle, Run
 from tpde._tpde import Store, __version__
 
@@ -95,8 +96,7 @@ def open(
     ranks = _ranks.here(rank_timeout_s, alone)
 
     def opened() -> Run:
-        store = open_store(location, create, threads or max(1, (os.cpu_count() or 1) // 4))
-        return Run(store, run, keep, copy_threads, staging_bytes, on_busy, ranks)
+        return Run(open_to_save(location, create, threads), run, keep, copy_threads, staging_bytes, on_busy, ranks)
 
     return ranks.together(opened, same=lambda run: run.name)
 

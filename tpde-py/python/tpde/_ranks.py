@@ -250,11 +250,43 @@ def here(timeout_s: float, alone: bool) -> Alone | Rank:
     return Rank(distributed, group, timeout_s)
 
 
-def _number_of_ranks() -> int:
+def wait_for_all() -> None:
+    """Returns once every rank has called this. For those that have no run of all ranks."""
+    distributed = _several()
+    if distributed is not None:
+        distributed.barrier()
+
+
+def from_first(work: Callable[[], _T]) -> _T:
+    """What ``work`` gives on rank 0, on every rank, or raises what it raises there. Every rank must call this at once."""
+    distributed = _several()
+    if distributed is None:
+        return work()
+    got: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            got[0] = work()
+        except Exception as error:
+            # Whatever it is, no rank waits for it in vain.
+            got[1] = error
+    distributed.broadcast_object_list(got, src=0)
+    if got[1] is not None:
+        raise got[1]
+    result: _T = got[0]
+    return result
+
+
+def _several() -> Any:
+    """``torch.distributed``, if this process is one of several; ``None`` if it trains by itself."""
     torch = _arrays.torch_or_none()
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return 1
-    return int(torch.distributed.get_world_size())
+        return None
+    return torch.distributed if torch.distributed.get_world_size() > 1 else None
+
+
+def _number_of_ranks() -> int:
+    distributed = _several()
+    return 1 if distributed is None else int(distributed.get_world_size())
 
 
 def _own(names: list[str], sharded: tuple[str, ...]) -> list[str]:

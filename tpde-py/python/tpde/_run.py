@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from tpde import _state
-from tpde._errors import ConflictError, CorruptError, InputError, OutcomeUnknownError
+from tpde._commit import Committer
+from tpde._errors import InputError
 from tpde._keep import Keep
 from tpde._load import Lazy, load, load_into
+from tpde._newest import take_newest
 from tpde._ranks import Alone, Rank
 from tpde._rng import GlobalRng
 from tpde._staging import Plan, Pool
 from tpde._state import Saved
-from tpde._tpde import SaveReport, Store, check_metrics
+from tpde._tpde import SaveReport, Store
 from tpde._worker import Job, Worker
 
 _RNG = "rng"
@@ -94,6 +95,8 @@ class Run:
     """A run of a store. Made by :func:`tpde.open`.
 
     One training loop at a time saves to a run: a save is refused with :class:`tpde.ConflictError` if another one has added to it since.
+
+    * ``ranks``: which part of a state this process saves; by default what ``torch.distributed`` says.
     """
 
     def __init__(
@@ -114,16 +117,12 @@ class Run:
             raise InputError(f"staging_bytes is {staging_bytes}. Give it the bytes of at least one state, or None")
         self._store = store
         self._name = name
-        self._keep = keep
         self._copy_threads = threads or os.cpu_count() or 1
         self._on_busy = on_busy
         self._ranks = ranks or Alone()
         self._worker = Worker(name, self._ranks.hurry)
         self._pool = Pool(staging_bytes, self._copy_threads, self._worker.changed)
-        # Also says now that a name is none, or a store cannot be read.
-        self._tip = store.tip(name)
-        self._own: set[str] = set()
-        self._redone_above: int | None = None
+        self._committer = Committer(store, name, keep)
 
     @property
     def name(self) -> str:
@@ -168,14 +167,7 @@ class Run:
         self._worker.check()
         _check_sharded(sharded, components)
         handle = Handle(step)
-        options = {
-            "metrics": _metrics(metrics),
-            "note": note,
-            "environment": {},
-            "replace": bool(replace) if replace is not None else self._redone_above is not None and step > self._redone_above,
-            "expect_parent": None,
-            "parent": None,
-        }
+        options = self._committer.options(step, metrics, note, replace)
         components = {name: component for name, component in components.items() if component is not None}
         if rng:
             _refuse_own_rng(components)
@@ -183,7 +175,33 @@ class Run:
         if not components:
             raise InputError(f"step {step}: there is nothing to save. Pass model=..., optimizer=... or others")
         mine = self._ranks.mine(components, sharded)
-        plan = Plan([_state.capture(part, folder, allow_pickle) for folder, part in mine.items()])
+
+        def commit(files: list[Any]) -> None:
+            handle._report = self._committer.commit(
+                lambda options: self._ranks.save(self._store, files, self._name, step, word, options), step, options
+            )
+
+        def finish() -> None:
+            if handle._report is not None:
+                handle.forgotten = self._committer.prune(step)
+
+        return self._in_background(handle, began, mine, allow_pickle, commit, finish)
+
+    def _in_background(
+        self,
+        handle: Handle,
+        began: float,
+        parts: Mapping[str, Mapping[str, Any]],
+        allow_pickle: bool,
+        commit: Callable[[list[Any]], None],
+        finish: Callable[[], None],
+    ) -> Handle:
+        """Copies states, and lets the thread of this run commit the copies.
+
+        * ``parts``: components, by the folder that they go to.
+        * ``commit``: is given the files; ``finish``: is called after it, once the copies are no longer held.
+        """
+        plan = Plan([_state.capture(part, folder, allow_pickle) for folder, part in parts.items()])
         waiting = time.perf_counter()
         staging = self._pool.take(plan.len_bytes, lambda: self._on_busy == "wait")
         handle.waited_s = time.perf_counter() - waiting
@@ -202,47 +220,17 @@ class Run:
 
         def work() -> None:
             try:
-                handle._report = self._store_files(files, step, word, options)
+                commit(files)
             finally:
                 files.clear()
                 self._pool.give_back(staging)
-            self._prune(handle)
+            finish()
             handle.seconds = time.perf_counter() - began
 
         handle._job = Job(work)
         self._worker.put(handle._job)
         handle.stall_s = time.perf_counter() - began
         return handle
-
-    def _store_files(self, files: list[Any], step: int, word: str, options: dict[str, Any]) -> SaveReport | None:
-        """Stores and commits, unless another writer has added to the run."""
-        while True:
-            options["expect_parent"] = self._tip or ""
-            try:
-                report = self._ranks.save(self._store, files, self._name, step, word, options)
-            except OutcomeUnknownError:
-                # The same again is harmless, and tells.
-                report = self._ranks.save(self._store, files, self._name, step, word, options)
-            except ConflictError as error:
-                tip = self._store.tip(self._name)
-                # Somebody forgot our newest: an older one of ours is no other writer's.
-                if tip == self._tip or (tip is not None and tip not in self._own):
-                    raise _in_python(error, self._name, step, tip == self._tip) from error
-                self._tip = tip
-                continue
-            if report is not None:
-                self._tip = self._store.tip(self._name) if report.already_there else report.commit
-                self._own.add(report.commit)
-            return report
-
-    def _prune(self, handle: Handle) -> None:
-        keep = self._keep
-        if keep is None or handle._report is None:
-            return
-        try:
-            handle.forgotten = self._store.prune(self._name, keep.last, keep.every, keep.rules(), keep.tags, keep.within)
-        except Exception as error:
-            warnings.warn(f"step {handle.step} is saved, and nothing was forgotten: {error}", stacklevel=1)
 
     def resume(
         self,
@@ -269,27 +257,16 @@ class Run:
 
         def taken_over() -> None:
             self._check_idle()
-            # Who resumes takes over what is there.
-            self._tip = self._store.tip(self._name)
+            self._committer.take_over()
 
         self._ranks.together(taken_over)
-        errors: list[str] = []
-        # Rank 0 says which checkpoint is tried next, so that all try the same one.
-        steps = self._newest_first()
-        while (step := self._ranks.of_first(lambda: next(steps, None))) is not None:
-            try:
-                self._take(step, components, rng, sharded, allow_pickle)
-            except CorruptError as error:
-                errors.append(f"{self._name}@{step}: {error}")
-                warnings.warn(f"passed over a checkpoint that cannot be read: {errors[-1]}", stacklevel=2)
-                continue
-            return step + 1
-        if errors:
-            raise CorruptError(
-                f"none of the {len(errors)} checkpoints of {self._name} can be read. "
-                f"Run `tpde verify` and `tpde repair packs`. The newest: {errors[0]}"
-            )
-        return default
+        step = take_newest(
+            self._store, self._name, lambda step: self._take(step, components, rng, sharded, allow_pickle), self._ranks.of_first
+        )
+        if step is None:
+            return default
+        self._committer.redone_above = step
+        return step + 1
 
     def rewind(
         self,
@@ -313,13 +290,8 @@ class Run:
 
         step = self._ranks.together(checked, same=lambda step: step)
         self._take(step, components, rng, sharded, allow_pickle)
+        self._committer.redone_above = step
         return step + 1
-
-    def _newest_first(self) -> Iterator[int]:
-        """The steps of the run; more than one is asked for only if more than one is looked at."""
-        if self._tip is not None:
-            yield from (int(row["step"]) for row in self._store.log(self._name, 1))
-            yield from (int(row["step"]) for row in self._store.log(self._name, None)[1:])
 
     def _check_idle(self) -> None:
         self._worker.check()
@@ -360,7 +332,6 @@ class Run:
                 _state.apply(component, states.pop(name), name)
 
         self._ranks.together(apply)
-        self._redone_above = step
 
     def load(self, reference: str | int = "latest", **options: Any) -> dict[str, Any]:
         """Tensors of a checkpoint of this run; see :func:`tpde.load`."""
@@ -430,17 +401,6 @@ def _step(step: Any) -> int:
     return int(number)
 
 
-def _metrics(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    numbers = {}
-    for name, value in (metrics or {}).items():
-        try:
-            numbers[name] = float(value.detach() if hasattr(value, "detach") else value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"metric {name}: {value!r} is no number. Pass what float() takes") from error
-    check_metrics(numbers)
-    return numbers
-
-
 def _check_sharded(sharded: tuple[str, ...], components: Mapping[str, Any]) -> None:
     if isinstance(sharded, str):
         raise InputError(f"sharded is a tuple of names: ({sharded!r},)")
@@ -452,15 +412,3 @@ def _check_sharded(sharded: tuple[str, ...], components: Mapping[str, Any]) -> N
 def _refuse_own_rng(components: Mapping[str, Any]) -> None:
     if _RNG in components:
         raise InputError("rng is the generators of Python, numpy and torch. Give a component of your own another name")
-
-
-def _in_python(error: ConflictError, run: str, step: int, is_step: bool) -> ConflictError:
-    """The same in the words of this package."""
-    if is_step:
-        return ConflictError(
-            f"step {step} is in run {run} with other content. "
-            "Resume the run first, pass replace=True, or open a run of another name"
-        )
-    return ConflictError(
-        f"another writer has added to run {run} since it was opened here: {error}. Only one training loop saves to a run"
-    )

@@ -28,7 +28,7 @@ class Worker:
     A job that fails does not keep the next from being tried; its error waits for the next call of the training loop.
     """
 
-    def __init__(self, name: str, hurry: Callable[[], None]) -> None:
+    def __init__(self, name: str, hurry: Callable[[], None] = lambda: None) -> None:
         """* ``hurry``: tells the jobs that the process is about to end."""
         self.pid = os.getpid()
         self.hurry = hurry

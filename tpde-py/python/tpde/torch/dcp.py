@@ -47,10 +47,11 @@ from torch.futures import Future
 
 from tpde import _arrays, _state
 from tpde._arrays import Array
+from tpde._commit import numbers
 from tpde._errors import ConflictError, CorruptError, InputError, NotFoundError, OutcomeUnknownError
 from tpde._keep import Keep
 from tpde._load import LazyTensor, open_store, store_of
-from tpde._run import _metrics, _step
+from tpde._run import _step
 from tpde._staging import Plan
 from tpde._state import ArrayFile, Snapshot
 from tpde._tpde import Checkpoint, SaveReport, Staging, Store, Tensor
@@ -106,7 +107,7 @@ class StorageWriter(_StorageWriter):
         self._threads = threads or max(1, (os.cpu_count() or 1) // 4)
         self._run = run
         self._number = None if step is None else _step(step)
-        self._metrics, self._note, self._replace, self._keep = _metrics(metrics), note, replace, keep
+        self._metrics, self._note, self._replace, self._keep = numbers(metrics), note, replace, keep
         self._part = _Part("", 0, 0)
         self._opened: tuple[int, Store] | None = None
         #: What the last save did, on the rank that committed it.
