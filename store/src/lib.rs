@@ -5,6 +5,7 @@
 //! import      checkpoints that a trainer left in a folder
 //! copy        commits of one store into another
 //! heatmap     where in a model two checkpoints differ
+//! distrust    a store without the packs that are damaged under a checkpoint
 //! part        some elements of a tensor, from the bytes that they take
 //! lease       what keeps gc from what a writer relies on         mark    what a gc is about to delete
 //! save        files ─▶ ids ─▶ bases ─▶ frames ─▶ packs ─▶ manifest ─▶ slot        restore, backwards
@@ -53,6 +54,7 @@ pub mod config;
 mod content;
 pub mod copy;
 pub mod diff;
+mod distrust;
 pub mod doctor;
 pub mod du;
 pub mod error;

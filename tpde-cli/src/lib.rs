@@ -148,10 +148,12 @@ fn start_log(globals: &Globals) {
         .ok()
         .and_then(|wish| EnvFilter::try_new(wish).ok())
         .unwrap_or_else(|| EnvFilter::new(level));
-    tracing_subscriber::fmt()
+    let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(Style::of_stderr().is_coloured())
         .log_internal_errors(false)
-        .init();
+        .try_init();
+    // A process of Python may run the command more than once, or log by itself.
+    drop(started);
 }

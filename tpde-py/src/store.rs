@@ -25,7 +25,7 @@ type Stored<T> = Result<T, StoreError>;
 /// A store, and the threads that work for it.
 pub(crate) struct Opened {
     store: tpde_store::Store,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 impl Opened {
@@ -109,7 +109,13 @@ pub(crate) fn check_metrics(py: Python<'_>, numbers: BTreeMap<String, f64>) -> P
     metrics(&numbers).map(|_| ()).raised(py)
 }
 
-fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: Options) -> PyResult<SaveRequest> {
+fn request(
+    py: Python<'_>,
+    files: Option<Files>,
+    run: &str,
+    step: u64,
+    options: Options,
+) -> PyResult<SaveRequest> {
     let name: RunName = run.parse::<RunName>().raised(py)?;
     let mut request = match files {
         Some(Files::Path(path)) => SaveRequest::new(path, name, step),
@@ -120,7 +126,12 @@ fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: 
     request.note = options.note;
     request.environment = options.environment;
     request.replace = options.replace;
-    request.parent = options.parent.as_deref().map(manifest_id).transpose().raised(py)?;
+    request.parent = options
+        .parent
+        .as_deref()
+        .map(manifest_id)
+        .transpose()
+        .raised(py)?;
     request.expect_parent = match options.expect_parent.as_deref() {
         None => ExpectParent::Any,
         Some("") => ExpectParent::NoCommits,
@@ -181,7 +192,10 @@ impl Store {
             .build()
             .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
         Ok(Self {
-            opened: Arc::new(Opened { store, pool }),
+            opened: Arc::new(Opened {
+                store,
+                pool: Arc::new(pool),
+            }),
             location,
         })
     }
@@ -192,7 +206,14 @@ impl Store {
     }
 
     /// Saves a checkpoint.
-    fn save(&self, py: Python<'_>, files: Files, run: &str, step: u64, options: Options) -> PyResult<SaveReport> {
+    fn save(
+        &self,
+        py: Python<'_>,
+        files: Files,
+        run: &str,
+        step: u64,
+        options: Options,
+    ) -> PyResult<SaveReport> {
         let request = request(py, Some(files), run, step, options)?;
         let report = self.run(py, |store| store.save(&request, &Silent))?;
         Ok(report.into())
@@ -217,7 +238,14 @@ impl Store {
     }
 
     /// Commits a checkpoint of which all parts are stored.
-    fn commit_parts(&self, py: Python<'_>, run: &str, step: u64, word: &str, options: Options) -> PyResult<SaveReport> {
+    fn commit_parts(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: u64,
+        word: &str,
+        options: Options,
+    ) -> PyResult<SaveReport> {
         let request = request(py, None, run, step, options)?;
         let report = self.run(py, |store| store.commit_parts(&request, word))?;
         Ok(report.into())
@@ -231,7 +259,27 @@ impl Store {
             Ok((found, manifest))
         })?;
         let id = found.manifest.to_hex();
-        Ok(Checkpoint::new(Arc::clone(&self.opened), manifest, id, found.place))
+        Ok(Checkpoint::new(
+            Arc::clone(&self.opened),
+            manifest,
+            id,
+            found.place,
+        ))
+    }
+
+    /// The same store for a loop that knows that a checkpoint is damaged: what it saves does not lean on that.
+    fn distrusting(&self, py: Python<'_>, reference: &str) -> PyResult<Self> {
+        let store = self.run(py, |store| {
+            let id = store.resolve(reference)?.manifest;
+            store.distrusting(id, &Silent)
+        })?;
+        Ok(Self {
+            opened: Arc::new(Opened {
+                store,
+                pool: Arc::clone(&self.opened.pool),
+            }),
+            location: self.location.clone(),
+        })
     }
 
     /// Writes the files of a checkpoint into a directory.
@@ -274,7 +322,10 @@ impl Store {
                 Ok(log.commits().rev().cloned().collect())
             }
         })?;
-        commits.iter().map(|commit| rows::commit(py, run, commit)).collect()
+        commits
+            .iter()
+            .map(|commit| rows::commit(py, run, commit))
+            .collect()
     }
 
     /// How the tensors of two checkpoints differ.
@@ -283,7 +334,10 @@ impl Store {
             let (old, new) = (store.resolve(old)?.manifest, store.resolve(new)?.manifest);
             store.diff(old, new, &Silent)
         })?;
-        diff.tensors.iter().map(|tensor| rows::tensor_diff(py, tensor)).collect()
+        diff.tensors
+            .iter()
+            .map(|tensor| rows::tensor_diff(py, tensor))
+            .collect()
     }
 
     /// Forgets what a policy does not keep of a run; returns the steps.

@@ -10,7 +10,7 @@ from typing import Any
 
 from tpde import _state
 from tpde._commit import Committer
-from tpde._errors import InputError
+from tpde._errors import CorruptError, InputError
 from tpde._keep import Keep
 from tpde._load import Lazy, load, load_into
 from tpde._newest import take_newest
@@ -261,7 +261,7 @@ class Run:
 
         self._ranks.together(taken_over)
         step = take_newest(
-            self._store, self._name, lambda step: self._take(step, components, rng, sharded, allow_pickle), self._ranks.of_first
+            self._store, self._name, lambda step: self._take_or_distrust(step, components, rng, sharded, allow_pickle), self._ranks.of_first
         )
         if step is None:
             return default
@@ -297,6 +297,14 @@ class Run:
         self._worker.check()
         self._worker.wait()
         self._worker.raise_failed()
+
+    def _take_or_distrust(self, step: int, *arguments: Any) -> None:
+        """As :meth:`_take`; what is damaged is nothing that later saves of this run may lean on."""
+        try:
+            self._take(step, *arguments)
+        except CorruptError:
+            self._store = self._store.distrusting(f"{self._name}@{step}")
+            raise
 
     def _take(
         self,
