@@ -2,7 +2,10 @@
 //!
 //! The one home of `unsafe` in this crate. Addresses come from `python/tpde`, which holds the tensors for as long as a call lasts; a staging
 //! buffer is written by one call at a time and never while a save reads it, which is checked here.
-#![expect(unsafe_code, reason = "addresses of other libraries' memory, and a buffer that several threads fill")]
+#![expect(
+    unsafe_code,
+    reason = "addresses of other libraries' memory, and a buffer that several threads fill"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -44,10 +47,13 @@ impl Region {
         unsafe {
             libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
         }
-        (0..layout.size()).into_par_iter().step_by(PAGE_BYTES).for_each(|at| {
-            // SAFETY: `at` is inside, and each page is written by one thread. Volatile: zero over zero must not be left out.
-            unsafe { region.at(at).write_volatile(0) }
-        });
+        (0..layout.size())
+            .into_par_iter()
+            .step_by(PAGE_BYTES)
+            .for_each(|at| {
+                // SAFETY: `at` is inside, and each page is written by one thread. Volatile: zero over zero must not be left out.
+                unsafe { region.at(at).write_volatile(0) }
+            });
         Some(region)
     }
 
@@ -138,7 +144,9 @@ impl Staging {
         let pool = pool(threads)?;
         let region = py
             .detach(|| pool.install(|| Region::new(len_bytes)))
-            .ok_or_else(|| PyMemoryError::new_err(format!("no memory for a staging buffer of {len_bytes} bytes")))?;
+            .ok_or_else(|| {
+                PyMemoryError::new_err(format!("no memory for a staging buffer of {len_bytes} bytes"))
+            })?;
         Ok(Self {
             region: Arc::new(region),
             len_bytes,
@@ -186,7 +194,9 @@ impl Staging {
         }
         ends.sort_unstable();
         if ends.windows(2).any(|pair| pair[0].1 > pair[1].0) {
-            return Err(PyValueError::new_err("two tensors for the same place of a staging buffer"));
+            return Err(PyValueError::new_err(
+                "two tensors for the same place of a staging buffer",
+            ));
         }
         if self.is_read() || self.is_written.swap(true, Ordering::Acquire) {
             return Err(PyRuntimeError::new_err("the staging buffer is in use"));
@@ -222,7 +232,10 @@ pub(crate) struct Targets(Vec<(usize, usize)>);
 impl Targets {
     /// * `targets`: address and length of each, held by the caller until the load is over.
     pub(crate) fn new(targets: Vec<(usize, usize)>) -> PyResult<Self> {
-        match targets.iter().any(|&(address, len_bytes)| address == 0 && len_bytes > 0) {
+        match targets
+            .iter()
+            .any(|&(address, len_bytes)| address == 0 && len_bytes > 0)
+        {
             true => Err(PyValueError::new_err("bytes at address 0")),
             false => Ok(Self(targets)),
         }
@@ -236,7 +249,10 @@ impl Sink for Targets {
         };
         let offset = usize::try_from(offset_bytes).unwrap_or(usize::MAX);
         // What does not fit was refused before; that nothing is written outside must not rest on it.
-        if offset.checked_add(bytes.len()).is_some_and(|end| end <= len_bytes) {
+        if offset
+            .checked_add(bytes.len())
+            .is_some_and(|end| end <= len_bytes)
+        {
             // SAFETY: inside of memory that the caller holds, and the store hands each byte out once.
             unsafe {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), (address as *mut u8).add(offset), bytes.len());

@@ -98,7 +98,13 @@ fn manifest_id(hex: &str) -> Stored<ManifestId> {
     })
 }
 
-fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: Options) -> PyResult<SaveRequest> {
+fn request(
+    py: Python<'_>,
+    files: Option<Files>,
+    run: &str,
+    step: u64,
+    options: Options,
+) -> PyResult<SaveRequest> {
     let name: RunName = run.parse::<RunName>().raised(py)?;
     let mut request = match files {
         Some(Files::Path(path)) => SaveRequest::new(path, name, step),
@@ -111,7 +117,12 @@ fn request(py: Python<'_>, files: Option<Files>, run: &str, step: u64, options: 
     request.note = options.note;
     request.environment = options.environment;
     request.replace = options.replace;
-    request.parent = options.parent.as_deref().map(manifest_id).transpose().raised(py)?;
+    request.parent = options
+        .parent
+        .as_deref()
+        .map(manifest_id)
+        .transpose()
+        .raised(py)?;
     request.expect_parent = match options.expect_parent.as_deref() {
         None => ExpectParent::Any,
         Some("") => ExpectParent::NoCommits,
@@ -183,7 +194,14 @@ impl Store {
     }
 
     /// Saves a checkpoint.
-    fn save(&self, py: Python<'_>, files: Files, run: &str, step: u64, options: Options) -> PyResult<SaveReport> {
+    fn save(
+        &self,
+        py: Python<'_>,
+        files: Files,
+        run: &str,
+        step: u64,
+        options: Options,
+    ) -> PyResult<SaveReport> {
         let request = request(py, Some(files), run, step, options)?;
         let report = self.run(py, |store| store.save(&request, &Silent))?;
         Ok(report.into())
@@ -208,7 +226,14 @@ impl Store {
     }
 
     /// Commits a checkpoint of which all parts are stored.
-    fn commit_parts(&self, py: Python<'_>, run: &str, step: u64, word: &str, options: Options) -> PyResult<SaveReport> {
+    fn commit_parts(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: u64,
+        word: &str,
+        options: Options,
+    ) -> PyResult<SaveReport> {
         let request = request(py, None, run, step, options)?;
         let report = self.run(py, |store| store.commit_parts(&request, word))?;
         Ok(report.into())
@@ -222,7 +247,12 @@ impl Store {
             Ok((found, manifest))
         })?;
         let id = found.manifest.to_hex();
-        Ok(Checkpoint::new(Arc::clone(&self.opened), manifest, id, found.place))
+        Ok(Checkpoint::new(
+            Arc::clone(&self.opened),
+            manifest,
+            id,
+            found.place,
+        ))
     }
 
     /// Writes the files of a checkpoint into a directory.
@@ -265,7 +295,10 @@ impl Store {
                 Ok(log.commits().rev().cloned().collect())
             }
         })?;
-        commits.iter().map(|commit| rows::commit(py, run, commit)).collect()
+        commits
+            .iter()
+            .map(|commit| rows::commit(py, run, commit))
+            .collect()
     }
 
     /// How the tensors of two checkpoints differ.
@@ -274,7 +307,10 @@ impl Store {
             let (old, new) = (store.resolve(old)?.manifest, store.resolve(new)?.manifest);
             store.diff(old, new, &Silent)
         })?;
-        diff.tensors.iter().map(|tensor| rows::tensor_diff(py, tensor)).collect()
+        diff.tensors
+            .iter()
+            .map(|tensor| rows::tensor_diff(py, tensor))
+            .collect()
     }
 
     /// Forgets what a policy does not keep of a run; returns the steps.
