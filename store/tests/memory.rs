@@ -1,5 +1,11 @@
 //! Checkpoints that never were files: saved from memory, loaded into it, and restored as the files that they would have been.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -15,7 +21,9 @@ struct Buffers(Mutex<Vec<(Vec<u8>, Vec<bool>)>>);
 impl Buffers {
     fn new(lens: impl IntoIterator<Item = usize>) -> Self {
         Self(Mutex::new(
-            lens.into_iter().map(|len| (vec![0; len], vec![false; len])).collect(),
+            lens.into_iter()
+                .map(|len| (vec![0; len], vec![false; len]))
+                .collect(),
         ))
     }
 
@@ -57,7 +65,9 @@ fn weights(weight: &[u8], mask: &[u8]) -> Vec<Bytes> {
     let mut start = (header.len() as u64).to_le_bytes().to_vec();
     start.extend_from_slice(&header);
     let (first, second) = weight.split_at(weight.len() / 3);
-    [&start[..], first, second, mask].map(Bytes::copy_from_slice).into()
+    [&start[..], first, second, mask]
+        .map(Bytes::copy_from_slice)
+        .into()
 }
 
 fn file(path: &str, stretches: &[Bytes]) -> MemoryFile {
@@ -77,7 +87,9 @@ fn from_memory_into_memory() {
     // Promise: what is saved from memory is the checkpoint that its files would be; it loads into memory, tensor by tensor and file by
     // file, and restores as files. A later one is a difference.
     let store = store();
-    let mut weight: Vec<u8> = (0..600_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut weight: Vec<u8> = (0..600_000u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let mask = vec![7u8; 1_001];
     let mut ids = BTreeMap::new();
     for step in 0..3u64 {
@@ -89,7 +101,10 @@ fn from_memory_into_memory() {
         let report = store.save(&request, &Silent).unwrap();
         assert!(step == 0 || report.stored_bytes < 5_000, "{report:?}");
         assert!(store.save(&request, &Silent).unwrap().already_there);
-        ids.insert(report.manifest, (stretches.concat(), weight.clone(), note[0].clone()));
+        ids.insert(
+            report.manifest,
+            (stretches.concat(), weight.clone(), note[0].clone()),
+        );
     }
     for (id, (bytes, weight, note)) in ids {
         let manifest = store.manifest(id).unwrap();
@@ -126,7 +141,10 @@ fn from_memory_into_memory() {
 fn a_lying_file_in_memory() {
     // Promise: a file in memory is no more believed than one on a disk; the error names it, and nothing is saved.
     let store = store();
-    let files = vec![file("w.safetensors", &[Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\x7f{}")])];
+    let files = vec![file(
+        "w.safetensors",
+        &[Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\x7f{}")],
+    )];
     let error = store
         .save(&SaveRequest::of_memory(files, "run".parse().unwrap(), 0), &Silent)
         .unwrap_err();

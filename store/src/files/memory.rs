@@ -77,7 +77,11 @@ impl MemoryBytes {
 /// `Input`: no files, or a path that a restore would refuse, or one that stands twice or below a file.
 pub(crate) fn list(files: &[MemoryFile]) -> Result<Vec<Found>> {
     let refused = |path: &str, detail: String| {
-        StoreError::input(path, detail, "Give every file of the checkpoint a path of its own")
+        StoreError::input(
+            path,
+            detail,
+            "Give every file of the checkpoint a path of its own",
+        )
     };
     if files.is_empty() {
         return Err(refused("the checkpoint", "there are no files in it".to_owned()));
@@ -152,7 +156,13 @@ mod tests {
     fn listed_like_a_directory() {
         let found = list(&[file("b/c/x"), file("a"), file("b/y")]).unwrap();
         let paths: Vec<(&str, bool)> = found.iter().map(|f| (f.path.as_str(), f.is_dir)).collect();
-        let expected = [("a", false), ("b", true), ("b/c", true), ("b/c/x", false), ("b/y", false)];
+        let expected = [
+            ("a", false),
+            ("b", true),
+            ("b/c", true),
+            ("b/c/x", false),
+            ("b/y", false),
+        ];
         assert_eq!(paths, expected);
         let refused: [&[&str]; 5] = [&[], &["../x"], &["/x"], &["a", "a"], &["a", "a/b"]];
         for paths in refused {

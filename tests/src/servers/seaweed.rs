@@ -96,7 +96,10 @@ fn write_until_it_can(endpoint: &Endpoint) {
             Ok(_) if in_a_row == 4 => return,
             Ok(_) => in_a_row += 1,
             Err(error) => {
-                assert!(Instant::now() < end, "SeaweedFS is up and does not write: {error}");
+                assert!(
+                    Instant::now() < end,
+                    "SeaweedFS is up and does not write: {error}"
+                );
                 in_a_row = 0;
             }
         }
