@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store       an open store: save, restore, verify, diff, stats
+//! watch       checkpoints that a trainer completes while it goes on
 //! import      checkpoints that a trainer left in a folder
 //! copy        commits of one store into another
 //! heatmap     where in a model two checkpoints differ
@@ -100,6 +101,7 @@ pub mod tags;
 pub mod transfer;
 pub mod verified;
 pub mod verify;
+pub mod watch;
 mod window;
 
 pub use action::Action;

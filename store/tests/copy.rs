@@ -16,8 +16,8 @@ use tpde_store::forget::Selection;
 use tpde_store::keys::{Key, Prefix};
 use tpde_store::pack::read_entries;
 use tpde_store::{
-    CopyReport, CopyRequest, Metrics, Objects, Progress, SaveRequest, Silent, Stage, Store, StoreError,
-    VerifyLevel, VerifyRequest, config, history, tags,
+    CopyReport, CopyRequest, Metrics, Objects, Progress, SaveRequest, Silent, Source, Stage, Store,
+    StoreError, VerifyLevel, VerifyRequest, config, history, tags,
 };
 
 mod checkpoints;
@@ -341,7 +341,7 @@ fn conflicts_come_first() {
 
     // A tag elsewhere is in the way of a tag, and a run of its name, too.
     other.step = 7;
-    other.source = bench.files(7);
+    other.source = Source::Path(bench.files(7));
     bench.target.save(&other, &Silent).unwrap();
     tag(&bench.target, "best", "llama@7");
     let error = bench.copy(&names(&["llama@1", "best"])).unwrap_err();

@@ -1,5 +1,11 @@
 //! Checkpoints that never were files: saved from memory, loaded into it, and restored as the files that they would have been.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "a test makes up numbers and stops at the first surprise"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 

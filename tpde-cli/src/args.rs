@@ -8,7 +8,7 @@ use tpde_store::{Rate, RunName};
 
 use crate::commands::{
     commit, completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy,
-    repack, repair, restore, save, save_part, show, stats, tag, undo, verify,
+    repack, repair, restore, save, save_part, show, stats, tag, undo, verify, watch,
 };
 use crate::failure::EXIT_CODES;
 
@@ -109,6 +109,7 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Export(export::Args),
     Import(import::Args),
+    Watch(watch::Args),
     Copy(copy::Args),
     Stats(stats::Args),
     Completions(completions::Args),

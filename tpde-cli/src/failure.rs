@@ -84,6 +84,16 @@ impl Report {
         }
     }
 
+    /// What is wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it; empty if there is nothing to add.
+    pub(crate) fn hint(&self) -> &str {
+        self.hint.as_deref().unwrap_or_default()
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

@@ -4,7 +4,7 @@
 //! reading, comparing, encoding   ends at once: nothing refers to what was written
 //! restoring                      asks the job to stop, which removes what is unfinished
 //! committing                     a moment that is waited for
-//! copying, importing             ends at once: what is committed stays, and the same again goes on
+//! copying, importing, watching   ends at once: what is committed stays, and the same again goes on
 //! ```
 //! A second signal ends whatever goes on.
 
@@ -33,6 +33,8 @@ pub(crate) enum Moment {
     Collecting,
     /// Committing one checkpoint after another.
     Series,
+    /// Deleting the files of a checkpoint that is in the store.
+    Deleting,
     /// Writing restored files.
     Restoring,
     /// Printing the answer.
@@ -44,7 +46,7 @@ impl Moment {
     fn waits(self) -> bool {
         matches!(
             self,
-            Self::Committing | Self::Collecting | Self::Restoring | Self::Answering
+            Self::Committing | Self::Collecting | Self::Deleting | Self::Restoring | Self::Answering
         )
     }
 
@@ -65,6 +67,10 @@ impl Moment {
             Self::Series => (
                 "interrupted; what was committed so far stays",
                 Some("The same command again goes on where it stopped"),
+            ),
+            Self::Deleting => (
+                "interrupted while deleting a checkpoint that is in the store",
+                Some("The same command again deletes the rest of it"),
             ),
             Self::Restoring => (
                 "interrupted; unfinished files (.tpde-*.partial) were left behind",
@@ -147,7 +153,12 @@ mod tests {
             assert!(!moment.waits() && moment.left().1.is_none(), "{moment:?}");
         }
         assert!(Moment::Saving.left().0.contains("nothing was committed"));
-        for moment in [Moment::Committing, Moment::Collecting, Moment::Restoring] {
+        for moment in [
+            Moment::Committing,
+            Moment::Collecting,
+            Moment::Deleting,
+            Moment::Restoring,
+        ] {
             assert!(moment.waits() && moment.left().1.is_some(), "{moment:?}");
         }
         assert!(!Moment::Series.waits() && Moment::Series.left().1.is_some());

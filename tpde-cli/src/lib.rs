@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command, Globals};
 use commands::{
     commit, completions, copy, diff, doctor, du, explain, export, forget, gc, import, init, log, ls, policy,
-    repack, repair, restore, save, save_part, show, stats, tag, undo, verify,
+    repack, repair, restore, save, save_part, show, stats, tag, undo, verify, watch,
 };
 use failure::{Exit, Failure, Report};
 use screen::{write_err, write_out};
@@ -85,6 +85,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Undo(args) => undo::run(args, session),
         Command::Export(args) => export::run(args, session),
         Command::Import(args) => import::run(args, session),
+        Command::Watch(args) => watch::run(args, session),
         Command::Copy(args) => copy::run(args, session),
         Command::Completions(args) => completions::run(args, session),
     }

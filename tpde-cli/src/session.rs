@@ -10,7 +10,7 @@ use tpde_store::{DEFAULT_PACK_CACHE_BYTES, OpenOptions, Resolved, Store, StoreEr
 use crate::args::{Globals, Line};
 use crate::bars::Bars;
 use crate::failure::Failure;
-use crate::interrupt::Watch;
+use crate::interrupt::{Moment, Watch};
 use crate::screen::{Answer, Screen};
 use crate::text::page::Page;
 use crate::text::style::Tone;
@@ -111,6 +111,16 @@ impl Session {
     /// Bars for a long job.
     pub(crate) fn bars(&self) -> Bars {
         Bars::new(self.bars_wanted, Arc::clone(&self.watch))
+    }
+
+    /// Says what a signal would break into from here on.
+    pub(crate) fn enter(&self, moment: Moment) {
+        self.watch.enter(moment);
+    }
+
+    /// Whether a signal came while something was waited for.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.watch.is_cancelled()
     }
 
     /// Asks a question on the terminal; `None` where there is none to ask on.

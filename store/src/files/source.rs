@@ -47,13 +47,23 @@ struct Part {
 
 /// What changes when a file is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    len_bytes: u64,
-    modified: (i64, i64),
+pub(crate) struct Stamp {
+    pub(crate) len_bytes: u64,
+    /// Seconds since 1970, and nanoseconds.
+    pub(crate) modified: (i64, i64),
     inode: (u64, u64),
 }
 
 impl Stamp {
+    /// Of the file at `path`. It is opened, for a network's file system may tell old sizes of files that are not.
+    ///
+    /// # Errors
+    /// `NotFound` or `Input`, naming the path.
+    pub(crate) fn at(path: &Path) -> Result<Self> {
+        let seen = File::open(path).and_then(|file| file.metadata());
+        seen.map(|seen| Self::of(&seen)).map_err(|e| unreadable(path, &e))
+    }
+
     fn of(m: &Metadata) -> Self {
         Self {
             len_bytes: m.len(),
@@ -69,13 +79,11 @@ impl SourceFile {
     /// # Errors
     /// `NotFound` or `Input`, naming the path.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let seen = File::open(path)
-            .and_then(|file| file.metadata())
-            .map_err(|e| unreadable(path, &e))?;
+        let seen = Stamp::at(path)?;
         Ok(Self {
             origin: Origin::Disk {
                 path: path.to_owned(),
-                seen: Stamp::of(&seen),
+                seen,
             },
             parts: None,
         })

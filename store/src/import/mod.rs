@@ -20,10 +20,11 @@ use crate::names::RunName;
 use crate::store::Store;
 use crate::summary::{Summary, count};
 
+pub(crate) use names::has_extension;
 use names::{Counted, count_in};
 
 /// Files in which trainers note which checkpoint is the newest.
-const NEWEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
+pub(crate) const NEWEST: &[&str] = &["latest", "latest_checkpointed_iteration.txt"];
 
 /// A checkpoint of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,29 +82,21 @@ impl Store {
     /// `Input` if the tree cannot be read, or has no checkpoint in it; the message names a folder below it that has. `Corrupt`,
     /// `Newer`, `Backend` if the run cannot be read.
     pub fn survey(&self, tree: &Path, run: &RunName) -> Result<Survey> {
-        if is_one(tree) {
-            return Err(nothing_in(tree, &Survey::default()));
-        }
-        let mut survey = Survey::default();
-        let mut found = Vec::new();
-        for (name, path) in entries(tree)? {
-            match counted(&name, &path) {
-                Ok(counted) => found.push((counted, name, path)),
-                Err(why) => survey.passed_over.push(PassedOver { name, why }),
-            }
-        }
-        let counts_steps = found.iter().any(|((counted, _), ..)| *counted == Counted::Steps);
-        found.sort_by(|a, b| (a.0.1, &a.1).cmp(&(b.0.1, &b.1)));
+        check_is_tree(tree)?;
+        let (named, passed_over) = named(tree)?;
+        let mut survey = Survey {
+            candidates: Vec::new(),
+            passed_over,
+        };
         let in_run = self.steps_of(run)?;
-        for ((counted, step), name, path) in found {
+        for Named { name, path, step } in named {
             let last = survey.candidates.last();
-            let why = if counts_steps && counted == Counted::Epochs {
-                Some("it counts epochs, the others steps".to_owned())
-            } else {
-                last.filter(|last| last.step == step)
-                    .map(|last| format!("{} is step {step} already", last.name))
+            let taken = last.filter(|last| last.step == step);
+            let found = match taken {
+                Some(last) => Err(is_already(&last.name, step)),
+                None => self.candidate(&name, &path, step, &in_run),
             };
-            match why.map_or_else(|| self.candidate(&name, &path, step, &in_run), Err) {
+            match found {
                 Ok(candidate) => survey.candidates.push(candidate),
                 Err(why) => survey.passed_over.push(PassedOver { name, why }),
             }
@@ -145,7 +138,7 @@ impl Store {
     }
 
     /// The commits of a run that count, by step; none of a run that is not there.
-    fn steps_of(&self, run: &RunName) -> Result<BTreeMap<u64, Summary>> {
+    pub(crate) fn steps_of(&self, run: &RunName) -> Result<BTreeMap<u64, Summary>> {
         match history::log(self.objects(), run) {
             Ok(log) => Ok(log
                 .commits()
@@ -154,6 +147,66 @@ impl Store {
             Err(StoreError::NotFound { .. }) => Ok(BTreeMap::new()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Something in a tree whose name says a step.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) step: u64,
+}
+
+/// What lies in a tree: by step, then by name, what may be a checkpoint; and the rest. Reads nothing but names.
+///
+/// # Errors
+/// `Input`, `NotFound` if the tree cannot be read.
+pub(crate) fn named(tree: &Path) -> Result<(Vec<Named>, Vec<PassedOver>)> {
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
+    for (name, path) in entries(tree)? {
+        match counted(&name, &path) {
+            Ok((counted, step)) => found.push((counted, Named { name, path, step })),
+            Err(why) => rest.push(PassedOver { name, why }),
+        }
+    }
+    let counts_steps = found.iter().any(|(counted, _)| *counted == Counted::Steps);
+    found.sort_by(|(_, a), (_, b)| (a.step, &a.name).cmp(&(b.step, &b.name)));
+    let mut all = Vec::new();
+    for (counted, named) in found {
+        if counts_steps && counted == Counted::Epochs {
+            let why = "it counts epochs, the others steps".to_owned();
+            rest.push(PassedOver {
+                name: named.name,
+                why,
+            });
+        } else {
+            all.push(named);
+        }
+    }
+    Ok((all, rest))
+}
+
+/// Why a second checkpoint of a step is passed over.
+pub(crate) fn is_already(name: &str, step: u64) -> String {
+    format!("{name} is step {step} already")
+}
+
+/// The step that a name says, if it says one.
+///
+/// * `is_file`: whether it may end in the extension of a file.
+pub(crate) fn step_named(name: &str, is_file: bool) -> Option<u64> {
+    count_in(name, is_file).map(|(_, step)| step)
+}
+
+/// Checks that a folder is no checkpoint itself: what DeepSpeed puts below one is a part of it.
+///
+/// # Errors
+/// `Input`, naming the folder above it.
+pub(crate) fn check_is_tree(tree: &Path) -> Result<()> {
+    match is_one(tree) {
+        true => Err(nothing_in(tree, &Survey::default())),
+        false => Ok(()),
     }
 }
 
@@ -191,13 +244,17 @@ fn is_one(tree: &Path) -> bool {
         .is_some_and(|name| count_in(&name.to_string_lossy(), false).is_some())
 }
 
-fn nothing_in(tree: &Path, survey: &Survey) -> StoreError {
+/// A folder of a tree that has checkpoints in it.
+pub(crate) fn below(tree: &Path, passed_over: &[PassedOver]) -> Option<PathBuf> {
     let has_some = |path: &Path| {
         entries(path).is_ok_and(|all| all.iter().any(|(name, path)| counted(name, path).is_ok()))
     };
-    let below = survey.passed_over.iter().map(|passed| tree.join(&passed.name));
-    let below = below.filter(|path| path.is_dir()).find(|path| has_some(path));
-    let hint = match below {
+    let folders = passed_over.iter().map(|passed| tree.join(&passed.name));
+    folders.filter(|path| path.is_dir()).find(|path| has_some(path))
+}
+
+fn nothing_in(tree: &Path, survey: &Survey) -> StoreError {
+    let hint = match below(tree, &survey.passed_over) {
         _ if is_one(tree) => {
             "It looks like a checkpoint itself: name the folder above it, or save it alone with `tpde save`".to_owned()
         }

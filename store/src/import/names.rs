@@ -32,6 +32,12 @@ pub(super) enum Counted {
     Epochs,
 }
 
+/// Whether a name ends as those of checkpoints do that are one file.
+pub(crate) fn has_extension(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    EXTENSIONS.iter().any(|extension| name.ends_with(extension))
+}
+
 /// What a name counts, and how far; `None` for a name that is not made of that alone.
 ///
 /// * `is_file`: whether it may end in the extension of a file.

@@ -25,6 +25,7 @@ pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod undo;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 

@@ -296,7 +296,7 @@ pub(super) fn expected_parent(
     })
 }
 
-fn no_policy() -> tpde_store::StoreError {
+pub(super) fn no_policy() -> tpde_store::StoreError {
     tpde_store::StoreError::NotFound {
         what: "a policy in this store".to_owned(),
         hint: "Set one first, for example `tpde policy --keep-last 3 --keep-every 1000`".to_owned(),

@@ -43,7 +43,37 @@ fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Promise: every command answers with one object on one line, whose fields are exactly those of the example in docs/json.md;
+/// A line of each kind that `tpde watch` says, as if it were an answer, with the heading that it stands under.
+fn watched(world: &World) -> BTreeMap<String, Ran> {
+    for step in [1, 2] {
+        world.checkpoint(&format!("watched/step_{step}"), step);
+        let state = format!(r#"{{"log_history": [{{"loss": 1.{step}}}]}}"#);
+        std::fs::write(
+            world.path(&format!("watched/step_{step}/trainer_state.json")),
+            state,
+        )
+        .expect("a file");
+    }
+    world.run("init third").expect(0);
+    world.run("policy --keep-last 1 --store third").expect(0);
+    let line = "watch watched --run llama --once --settle 0 --delete-after-save --prune --store third --json";
+    let ran = world.run(line).expect(0);
+    let kind = |line: &str| {
+        let event: Value = serde_json::from_str(line).expect("one JSON object a line");
+        match event["event"].as_str().expect("a word") {
+            "saved" => "tpde watch".to_owned(),
+            other => format!("tpde watch: {other}"),
+        }
+    };
+    let alone = |line: &str| Ran {
+        code: 0,
+        out: format!("{line}\n"),
+        err: String::new(),
+    };
+    ran.out.lines().map(|line| (kind(line), alone(line))).collect()
+}
+
+/// Promise: every command answers with one object on one line, or one a line, whose fields are exactly those of the example in docs/json.md;
 /// every field is explained there.
 #[test]
 fn fields_are_the_documented_ones() {
@@ -109,6 +139,9 @@ fn fields_are_the_documented_ones() {
         "tpde commit",
         world.run("commit --run parted --step 1 --parts job --json"),
     );
+    for (heading, event) in watched(&world) {
+        check(&heading, event);
+    }
     world.run("forget llama@500").expect(0);
     check("tpde undo", world.run("undo llama --json"));
     world.damage_packs();

@@ -9,4 +9,5 @@ mod notices;
 mod screens;
 mod tour;
 mod trees;
+mod watch;
 mod world;

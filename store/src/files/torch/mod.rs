@@ -60,6 +60,20 @@ impl From<StoreError> for Why {
     }
 }
 
+/// Whether a file of this name is expected to be PyTorch's.
+pub(crate) fn is_named_like_one(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    EXTENSIONS.iter().any(|end| path.ends_with(end))
+}
+
+/// Whether the end of `file` is missing, as far as that can be told: of the format of before PyTorch 1.6 it cannot.
+///
+/// # Errors
+/// As [`SourceFile::read_at`].
+pub(crate) fn is_cut_short(file: &SourceFile) -> Result<bool, StoreError> {
+    zip::is_cut_short(file)
+}
+
 /// Looks into `file`; `path` is its name in the checkpoint.
 ///
 /// # Errors
@@ -81,9 +95,7 @@ fn found(file: &SourceFile, path: &str) -> Result<Found, Why> {
     if !zip::is_archive(&start) {
         return Ok(Found::Other);
     }
-    let is_expected = EXTENSIONS
-        .iter()
-        .any(|end| path.to_ascii_lowercase().ends_with(end));
+    let is_expected = is_named_like_one(path);
     let directory = match zip::read_directory(file) {
         Ok(directory) => directory,
         Err(Why::Unusable(_)) if !is_expected => return Ok(Found::Other),

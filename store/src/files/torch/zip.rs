@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use super::Why;
+use crate::error::StoreError;
 use crate::files::source::SourceFile;
 
 const LOCAL_MAGIC: &[u8; 4] = b"PK\x03\x04";
@@ -56,12 +57,30 @@ pub(super) fn is_archive(start: &[u8]) -> bool {
     start.starts_with(LOCAL_MAGIC)
 }
 
+/// Why an archive whose end is not there cannot be read.
+const NO_END_WHY: &str = "its zip directory cannot be found: it is truncated or damaged";
+
+/// Whether `file` begins as an archive and does not end as one.
+///
+/// # Errors
+/// As [`SourceFile::read_at`].
+pub(super) fn is_cut_short(file: &SourceFile) -> Result<bool, StoreError> {
+    let start_bytes = file.len_bytes().min(LOCAL_MAGIC.len() as u64);
+    #[expect(clippy::cast_possible_truncation, reason = "at most the length of the magic")]
+    let start = file.read_at(0, start_bytes as usize)?;
+    match is_archive(&start).then(|| read_directory(file)) {
+        Some(Err(Why::Unusable(why))) => Ok(why == NO_END_WHY),
+        Some(Err(Why::Store(error))) => Err(error),
+        Some(Ok(_)) | None => Ok(false),
+    }
+}
+
 /// Reads the directory of `file`.
 ///
 /// # Errors
 /// `Unusable` if there is none, or it does not make sense; `Store` if the file cannot be read.
 pub(super) fn read_directory(file: &SourceFile) -> Result<Directory, Why> {
-    const NO_END: Why = Why::Unusable("its zip directory cannot be found: it is truncated or damaged");
+    const NO_END: Why = Why::Unusable(NO_END_WHY);
     let len_bytes = file.len_bytes();
     #[expect(clippy::cast_possible_truncation, reason = "at most 65 577")]
     let tail_bytes = len_bytes.min((LOCATOR_BYTES + END_BYTES + MAX_COMMENT_BYTES) as u64) as usize;
