@@ -25,6 +25,7 @@ def python(code: str, *arguments: object, **variables: str) -> subprocess.Popen[
     source = textwrap.dedent(code)
     return subprocess.Popen(
         [sys.executable, "-c", source, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -31,6 +32,8 @@ TRAIN = """
             loop.step()
             run.save(step, metrics={"loss": loop.loss}, **loop.components())
             print(step, flush=True)
+            # Goes on once it is told to, so that a kill finds the save of this step under way, however slow the machine is.
+            sys.stdin.readline()
     print(loop.bits().hex())
 """
 
@@ -53,9 +56,17 @@ def test_killed_at_random_steps(tmp_path: Path) -> None:
             lines = []
             for line in process.stdout:
                 lines.append(line.strip())
+                if len(line) > 10:
+                    # The bits: the last that it says.
+                    continue
                 if len(lines) == steps_to_live and int(lines[-1]) < STEPS - 1:
+                    # Some more of the save, now and then all of it.
+                    end = time.perf_counter() + draw.random() * 0.1
+                    while time.perf_counter() < end:
+                        pass
                     process.send_signal(signal.SIGKILL)
                     break
+                print(file=process.stdin, flush=True)
             else:
                 assert process.wait() == 0, process.stderr.read()
                 break

@@ -11,11 +11,8 @@ mod record;
 mod renewal;
 mod secure;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use crate::catalog::Sight;
 use crate::clock::now_unix_ms;
 use crate::error::{Result, StoreError};
 use crate::ids::{LeaseId, ManifestId};
@@ -61,13 +58,9 @@ impl Lease {
         let renewal = Renewal::start(store.objects().clone(), first);
         let marks = mark::all(store.objects(), None)?;
         let marked = Marked::by(&marks);
-        let sight = Sight {
-            hidden: Arc::new(marked.packs.clone()),
-            ..Sight::default()
-        };
         Ok(Self {
             id,
-            store: store.seeing(sight),
+            store: store.without(marked.packs.iter().copied()),
             marked,
             renewal,
         })

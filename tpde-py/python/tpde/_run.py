@@ -261,7 +261,10 @@ class Run:
 
         self._ranks.together(taken_over)
         step = take_newest(
-            self._store, self._name, lambda step: self._take_or_distrust(step, components, rng, sharded, allow_pickle), self._ranks.of_first
+            self._store,
+            self._name,
+            lambda step: self._take_or_distrust(step, components, rng, sharded, allow_pickle),
+            self._ranks.of_first,
         )
         if step is None:
             return default
