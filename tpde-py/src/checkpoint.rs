@@ -185,7 +185,7 @@ impl Checkpoint {
         };
         let bytes = py.detach(|| {
             self.opened
-                .run(|store| store.tensor_part(&self.manifest, record, start..end))
+                .read(|store| store.tensor_part(&self.manifest, record, start..end))
         });
         Ok(PyBytes::new(py, &bytes.raised(py)?))
     }
@@ -195,7 +195,7 @@ impl Checkpoint {
     fn load(&self, py: Python<'_>, wanted: &[Wanted], targets: &Targets) -> PyResult<()> {
         py.detach(|| {
             self.opened
-                .run(|store| store.load(&self.manifest, wanted, targets, &Silent))
+                .read(|store| store.load(&self.manifest, wanted, targets, &Silent))
         })
         .raised(py)?;
         Ok(())

@@ -29,6 +29,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// Reads, on all cores: nobody trains meanwhile. Python's lock must be free.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&tpde_store::Store) -> T) -> T {
+        work(&self.store)
+    }
+
     /// Does some work on its threads. Python's lock must be free.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce(&tpde_store::Store) -> T + Send) -> T {
         self.pool.install(|| work(&self.store))
@@ -170,6 +175,14 @@ impl Store {
     ) -> PyResult<T> {
         py.detach(|| self.opened.run(work)).raised(py)
     }
+
+    fn read<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&tpde_store::Store) -> Stored<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| self.opened.read(work)).raised(py)
+    }
 }
 
 #[pymethods]
@@ -253,7 +266,7 @@ impl Store {
 
     /// Finds a checkpoint: `run@step`, `run@latest`, `run~2`, a tag or the beginning of an id.
     fn checkpoint(&self, py: Python<'_>, reference: &str) -> PyResult<Checkpoint> {
-        let (found, manifest) = self.run(py, |store| {
+        let (found, manifest) = self.read(py, |store| {
             let found = store.resolve(reference)?;
             let manifest = store.named_manifest(found.manifest)?;
             Ok((found, manifest))
@@ -269,7 +282,7 @@ impl Store {
 
     /// The same store for a loop that knows that a checkpoint is damaged: what it saves does not lean on that.
     fn distrusting(&self, py: Python<'_>, reference: &str) -> PyResult<Self> {
-        let store = self.run(py, |store| {
+        let store = self.read(py, |store| {
             let id = store.resolve(reference)?.manifest;
             store.distrusting(id, &Silent)
         })?;
@@ -284,7 +297,7 @@ impl Store {
 
     /// Writes the files of a checkpoint into a directory.
     fn restore(&self, py: Python<'_>, reference: &str, target: PathBuf, overwrite: bool) -> PyResult<()> {
-        self.run(py, |store| {
+        self.read(py, |store| {
             let request = RestoreRequest {
                 manifest: store.resolve(reference)?.manifest,
                 target,
@@ -299,7 +312,7 @@ impl Store {
     /// Id of the newest checkpoint of a run; `None` if it has none.
     fn tip(&self, py: Python<'_>, run: &str) -> PyResult<Option<String>> {
         let run: RunName = run.parse::<RunName>().raised(py)?;
-        let tip = self.run(py, |store| match history::newest(store.objects(), &run)? {
+        let tip = self.read(py, |store| match history::newest(store.objects(), &run)? {
             None => Ok(None),
             Some(newest) => history::newest_commit(store.objects(), &newest),
         })?;
@@ -308,14 +321,14 @@ impl Store {
 
     /// Names of the runs.
     fn runs(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let runs = self.run(py, |store| history::runs(store.objects()))?;
+        let runs = self.read(py, |store| history::runs(store.objects()))?;
         Ok(runs.iter().map(RunName::to_string).collect())
     }
 
     /// The newest `most` checkpoints that stand in a run, newest first; all of them for `None`.
     fn log<'py>(&self, py: Python<'py>, run: &str, most: Option<usize>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let name: RunName = run.parse::<RunName>().raised(py)?;
-        let commits = self.run(py, |store| match most {
+        let commits = self.read(py, |store| match most {
             Some(most) => Ok(history::recent(store.objects(), &name, most)?.commits),
             None => {
                 let log = history::log(store.objects(), &name)?;
@@ -330,7 +343,7 @@ impl Store {
 
     /// How the tensors of two checkpoints differ.
     fn diff<'py>(&self, py: Python<'py>, old: &str, new: &str) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let diff = self.run(py, |store| {
+        let diff = self.read(py, |store| {
             let (old, new) = (store.resolve(old)?.manifest, store.resolve(new)?.manifest);
             store.diff(old, new, &Silent)
         })?;

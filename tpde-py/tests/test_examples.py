@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from common import finished, python
+from conftest import need
 
-pytest.importorskip("torch")
+need("torch")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import need
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 import numpy as np
 import tpde
@@ -42,7 +43,7 @@ def test_load(saved: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPat
     assert tpde.load("run@2", "2.bias", store=store, dtype=torch.float32, device="cpu")["2.bias"].dtype == torch.float32
     moments = tpde.load("run~1", "*exp_avg", store=store, file="optimizer.safetensors")
     assert len(moments) == 4
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ml_dtypes = need("ml_dtypes")
     array = tpde.load("run@2", "0.bias", store=store, framework="numpy")["0.bias"]
     assert array.dtype == ml_dtypes.bfloat16
     assert array.astype(np.float32).tolist() == state["0.bias"].tolist()
@@ -125,7 +126,7 @@ def test_diff_is_a_table(saved: tuple[Path, torch.nn.Module]) -> None:
     assert 0 < weight["changed_elements"] <= weight["elements"] == 12_000
     assert weight["role"] == "weight"
     assert by_name["optimizer.safetensors", "state.0.exp_avg"]["role"] == "exp_avg"
-    pandas = pytest.importorskip("pandas")
+    pandas = need("pandas")
     frame = pandas.DataFrame(rows)
     assert len(frame) == len(rows)
     assert pandas.DataFrame(tpde.log("run", store=store))["step"].tolist() == [2, 1, 0]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tpde
 from common import finished, open_run, python
+from conftest import need
 
 
 def saved_and_loaded(folder: Path, value: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def test_arrays(tmp_path: Path, name: str) -> None:
 
 def test_dtypes_that_numpy_lacks(tmp_path: Path) -> None:
     """bfloat16 and the 8-bit floats work with ml_dtypes; a loader without it is told what to install."""
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ml_dtypes = need("ml_dtypes")
     value = {name: np.arange(7).astype(getattr(ml_dtypes, name)) for name in ["bfloat16", "float8_e4m3fn", "float8_e5m2"]}
     loaded = saved_and_loaded(tmp_path, value)
     assert all(same(value[name], loaded[name]) for name in value)
@@ -117,7 +118,7 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
 
 def test_files_that_others_read(tmp_path: Path) -> None:
     """A restored checkpoint is safetensors files, under the names of the state, and one JSON file."""
-    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors = need("safetensors.numpy")
     weights = {"layer.0.weight": np.arange(6.0, dtype=np.float32).reshape(2, 3), "layer.0.bias": np.ones(2, np.float16)}
     with open_run(tmp_path) as run:
         run.save(0, model=weights, extra={"epoch": 3})

@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import need
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 import numpy as np
 import tpde

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import need
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 import tpde
 from common import open_run
@@ -152,7 +153,7 @@ def test_metrics_that_are_tensors(tmp_path: Path) -> None:
 
 def test_jax_arrays(tmp_path: Path) -> None:
     """Arrays of jax come back as arrays of jax, bfloat16 and 8-bit floats included; keys and shards are told."""
-    jax = pytest.importorskip("jax")
+    jax = need("jax")
     names = ["float32", "int32", "bool", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64"]
     value = {name: jax.numpy.arange(6).reshape(2, 3).astype(name) for name in names}
     loaded = saved_and_loaded(tmp_path, value)
@@ -166,7 +167,7 @@ def test_jax_arrays(tmp_path: Path) -> None:
 
 def test_arrays_that_safetensors_loads(tmp_path: Path) -> None:
     """What safetensors has loaded is saved like any tensor, and what is restored it loads."""
-    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors = need("safetensors.torch")
     value = {"w": torch.randn(3, 5).bfloat16(), "q": torch.randn(4).to(torch.float8_e4m3fn)}
     safetensors.save_file(value, tmp_path / "w.safetensors")
     with open_run(tmp_path) as run:
