@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools fixtures build lint doc test test-python soak demo bench gpu-bundle test-gpu bench-gpu clean
+.PHONY: help setup tools fixtures build lint doc test test-python soak demo bench bench-python gpu-bundle test-gpu bench-gpu clean
 
 FIXTURES := target/fixtures
 # Where cargo builds, if it was told to build elsewhere.
@@ -78,6 +78,9 @@ demo: fixtures build ## Save, compare and restore a real run with the built bina
 
 bench: fixtures ## Run the measurements of benches/
 	cargo bench --locked -p tpde-bench
+
+bench-python: $(PY_STAMP) ## What saving costs a training loop, beside torch.save, safetensors and DCP (after make test-python, which installs the wheel)
+	$(PY_VENV)/bin/python benches/python/training_loop.py
 
 gpu-bundle: ## Build gpu-bundle/: tests and measurements for a machine with a GPU and no Rust
 	rm -rf gpu-bundle
