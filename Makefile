@@ -44,7 +44,8 @@ lint: tools ## Formatting, clippy and documentation, every warning an error
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
-$(PY_STAMP): requirements-python.txt | tools
+# The name of the stamp says which requirements are there, whatever their date in this clone.
+$(PY_STAMP): | tools
 	$(PYTHON) -m venv --clear $(PY_VENV)
 	$(PY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-python.txt
 	@touch $@
