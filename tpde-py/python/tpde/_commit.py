@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tpde._errors import ConflictError, InputError, OutcomeUnknownError
 from tpde._keep import Keep
 from tpde._load import open_store
 from tpde._tpde import SaveReport, Store, check_metrics
+
+_T = TypeVar("_T")
 
 
 def open_to_save(location: str | os.PathLike[str], create: bool = True, threads: int | None = None) -> Store:
@@ -19,6 +21,38 @@ def open_to_save(location: str | os.PathLike[str], create: bool = True, threads:
     * ``threads``: how many encode; by default a quarter of the cores, for the training has better uses of them.
     """
     return open_store(location, create, threads or max(1, (os.cpu_count() or 1) // 4))
+
+
+def options(metrics: Mapping[str, float], note: str, replace: bool, parent: str | None = None) -> dict[str, Any]:
+    """What the store is told beside the files of a save."""
+    return {
+        "metrics": dict(metrics),
+        "note": note,
+        "environment": {},
+        "replace": replace,
+        "expect_parent": None,
+        "parent": parent,
+    }
+
+
+def settled(save: Callable[[], _T]) -> _T:
+    """What a save gives; asked again if it is not known what became of it."""
+    try:
+        return save()
+    except OutcomeUnknownError:
+        # The same again is harmless, and tells.
+        return save()
+
+
+def prune(store: Store, run: str, keep: Keep | None, step: int) -> list[int]:
+    """Forgets what ``keep`` does not keep of a run, now that ``step`` is saved; gives the steps."""
+    if keep is None:
+        return []
+    try:
+        return store.prune(run, keep.last, keep.every, keep.rules(), keep.tags, keep.within)
+    except Exception as error:
+        warnings.warn(f"step {step} is saved, and nothing was forgotten: {error}", stacklevel=1)
+        return []
 
 
 class StepTakenError(ConflictError):
@@ -64,14 +98,7 @@ class Committer:
         * ``parent``: what deltas may be taken against if the run has nothing yet.
         """
         is_redone = self.redone_above is not None and step > self.redone_above
-        return {
-            "metrics": numbers(metrics),
-            "note": note,
-            "environment": {},
-            "replace": is_redone if replace is None else bool(replace),
-            "expect_parent": None,
-            "parent": parent,
-        }
+        return options(numbers(metrics), note, is_redone if replace is None else bool(replace), parent)
 
     def commit(
         self, save: Callable[[dict[str, Any]], SaveReport | None], step: int, options: dict[str, Any]
@@ -85,10 +112,7 @@ class Committer:
         while True:
             options["expect_parent"] = self._tip or ""
             try:
-                report = save(options)
-            except OutcomeUnknownError:
-                # The same again is harmless, and tells.
-                report = save(options)
+                report = settled(lambda: save(options))
             except ConflictError as error:
                 tip = self._store.tip(self.run)
                 # Somebody forgot our newest: an older one of ours is no other writer's.
@@ -103,14 +127,7 @@ class Committer:
 
     def prune(self, step: int) -> list[int]:
         """Forgets what ``keep`` does not keep, now that ``step`` is saved; gives the steps."""
-        keep = self._keep
-        if keep is None:
-            return []
-        try:
-            return self._store.prune(self.run, keep.last, keep.every, keep.rules(), keep.tags, keep.within)
-        except Exception as error:
-            warnings.warn(f"step {step} is saved, and nothing was forgotten: {error}", stacklevel=1)
-            return []
+        return prune(self._store, self.run, self._keep, step)
 
     def _in_python(self, error: ConflictError, step: int, is_step: bool) -> ConflictError:
         """The same in the words of this package."""

@@ -24,7 +24,6 @@ import os
 import re
 import secrets
 import uuid
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,8 +46,8 @@ from torch.futures import Future
 
 from tpde import _arrays, _state
 from tpde._arrays import Array
-from tpde._commit import numbers
-from tpde._errors import ConflictError, CorruptError, InputError, NotFoundError, OutcomeUnknownError
+from tpde._commit import numbers, options, prune, settled
+from tpde._errors import ConflictError, CorruptError, InputError, NotFoundError
 from tpde._keep import Keep
 from tpde._load import LazyTensor, open_store, store_of
 from tpde._run import _step
@@ -210,36 +209,16 @@ class StorageWriter(_StorageWriter):
         metadata.storage_meta = self.storage_meta()
         store, step, part = self._store(), _step(self._number), self._part
         store.save_part([(_METADATA_FILE, [encode(metadata)])], self._run, step, part.word, part.number, part.of)
-        options = {
-            "metrics": self._metrics,
-            "note": self._note,
-            "environment": {},
-            "replace": self._replace,
-            "expect_parent": None,
-            "parent": None,
-        }
+        told = options(self._metrics, self._note, self._replace)
         try:
-            try:
-                self.report = store.commit_parts(self._run, step, part.word, options)
-            except OutcomeUnknownError:
-                # The same again is harmless, and tells.
-                self.report = store.commit_parts(self._run, step, part.word, options)
+            self.report = settled(lambda: store.commit_parts(self._run, step, part.word, told))
         except NotFoundError as error:
             raise NotFoundError(f"{error}. See whether all ranks see the same store") from error
         except ConflictError as error:
             raise ConflictError(
                 f"{self.checkpoint_id} is not saved: {error}. Here that is replace=True, or a run of another name"
             ) from error
-        self._prune(store)
-
-    def _prune(self, store: Store) -> None:
-        keep = self._keep
-        if keep is None:
-            return
-        try:
-            store.prune(self._run, keep.last, keep.every, keep.rules(), keep.tags, keep.within)
-        except Exception as error:
-            warnings.warn(f"{self.checkpoint_id} is saved, and nothing was forgotten: {error}", stacklevel=1)
+        prune(store, self._run, self._keep, step)
 
 
 def _refuse_cached(plan: SavePlan) -> None:
